@@ -1,0 +1,16 @@
+"""Fixtures that several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of real CTs and X-rays: `$JXREG_DATA`, or `../shared/data` beside the checkout."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("JXREG_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"real images are not here: no folder {folder} (set JXREG_DATA)")
+    return folder

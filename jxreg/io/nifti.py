@@ -2,7 +2,7 @@
 
 import gzip
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import ArrayLike
@@ -74,9 +74,9 @@ def _read_whole(path: Path):
             return _read_stream(path, file)
 
 
-def _read_stream(path: Path, file: BinaryIO | gzip.GzipFile):
+def _read_stream(path: Path, file: Any):
     start = file.read(544)
-    header = _image_class(start).header_class.from_fileobj(_bytes_file(start))
+    header = _image_class(start).header_class.from_fileobj(_bytes_file(start), check=False)
     shape = tuple(int(n) for n in header.get_data_shape())
     size = int(header["vox_offset"]) + check_size(path, shape, header.get_data_dtype().itemsize)
     rest = file.read(size + _MAX_TAIL - len(start))

@@ -6,7 +6,7 @@ path that a header names and inflates without a limit.
 
 import gzip
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import ArrayLike
@@ -75,7 +75,7 @@ def _library(path: Path):
     return nrrd
 
 
-def _voxels(path: Path, header: Any, shape: tuple[int, ...], file: BinaryIO) -> np.ndarray:
+def _voxels(path: Path, header: Any, shape: tuple[int, ...], file: Any) -> np.ndarray:
     order = {"big": ">", "little": "<"}[header.get("endian", "little").lower()]
     dtype = np.dtype(order + _DTYPES[header["type"]])
     size = check_size(path, shape, dtype.itemsize)
@@ -91,7 +91,7 @@ def _voxels(path: Path, header: Any, shape: tuple[int, ...], file: BinaryIO) -> 
         return _from_stream(data, encoding, dtype, shape, size)
 
 
-def _from_stream(file: BinaryIO, encoding: str, dtype, shape, size: int) -> np.ndarray:
+def _from_stream(file: Any, encoding: str, dtype, shape, size: int) -> np.ndarray:
     if encoding == "raw":
         content = file.read(size + 1)
     else:

@@ -7,6 +7,8 @@ to 0.1 mm and the derivatives by 50 mm/rad. Here no branch loses accuracy, first
 derivatives included.
 """
 
+import math
+
 import jax.numpy as jnp
 from jaxlie import SE3, SO3
 from jaxtyping import Array, Float
@@ -20,8 +22,8 @@ def exp(twist: Float[Array, "6"]) -> SE3:
     """
     v, w = twist[:3], twist[3:]
     squared = jnp.sum(w * w)
-    c0, c1, _, _ = _stumpff(squared / 4)
-    _, _, c2, c3 = _stumpff(squared)
+    c0, c1 = _stumpff(0, squared / 4), _stumpff(1, squared / 4)
+    c2, c3 = c1**2 / 2, _stumpff(3, squared)
     wv = jnp.cross(w, v)
     translation = v + c2 * wv + c3 * jnp.cross(w, wv)
     return SE3(jnp.concatenate([c0[None], c1 / 2 * w, translation]))
@@ -33,8 +35,8 @@ def log(motion: SE3) -> Float[Array, "6"]:
     Source: Barfoot, State Estimation for Robotics, 2017, section 7.1.
     """
     w = _rotation_log(motion.rotation())
-    squared = jnp.sum(w * w)
-    _, c1, c2, c3 = _stumpff(squared / 4)
+    quarter = jnp.sum(w * w) / 4
+    c1, c2, c3 = (_stumpff(k, quarter) for k in (1, 2, 3))
     v = motion.translation()
     wv = jnp.cross(w, v)
     v = v - wv / 2 + (c2 - c3) / (4 * c1) * jnp.cross(w, wv)
@@ -69,20 +71,21 @@ def _rotation_log(rotation: SO3) -> Float[Array, "3"]:
     return 2 * axis * jnp.where(small, series, jnp.arctan2(safe, w) / safe)
 
 
-def _stumpff(x: Float[Array, ""]) -> tuple[Float[Array, ""], ...]:
-    """Stumpff functions c0 to c3 of x >= 0: c_k = sum over i of (-x)^i / (k + 2 i)!.
+def _stumpff(k: int, x: Float[Array, ""]) -> Float[Array, ""]:
+    """Stumpff function c_k of x >= 0 for k = 0 to 3: the sum over i of (-x)^i / (k + 2 i)!.
 
     With x the square of an angle a: cos(a), sin(a) / a, (1 - cos(a)) / a^2, (a - sin(a)) / a^3.
     """
     small = x < 1.0
     a = jnp.sqrt(jnp.where(small, 1.0, x))
-    c1 = jnp.sin(a) / a
-    closed = (jnp.cos(a), c1, (1 - jnp.cos(a)) / a**2, (1 - c1) / a**2)
+    if k == 0:
+        closed = jnp.cos(a)
+    elif k == 2:
+        closed = (1 - jnp.cos(a)) / a**2
+    else:
+        closed = jnp.sin(a) / a if k == 1 else (1 - jnp.sin(a) / a) / a**2
     x = jnp.where(small, x, 0.0)
-    series = []
-    for k in range(4):
-        total = jnp.ones_like(x)
-        for i in range(9, 0, -1):  # Horner; the next term is below 1e-19
-            total = 1 - x * total / ((k + 2 * i) * (k + 2 * i - 1))
-        series.append(total / (6 if k == 3 else max(k, 1)))
-    return tuple(jnp.where(small, s, c) for s, c in zip(series, closed, strict=True))
+    series = jnp.ones_like(x)
+    for i in range(9, 0, -1):  # Horner; the next term is below 1e-18
+        series = 1 - x * series / ((k + 2 * i) * (k + 2 * i - 1))
+    return jnp.where(small, series / math.factorial(k), closed)

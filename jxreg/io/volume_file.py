@@ -25,7 +25,7 @@ def load_volume(
     affine: ArrayLike | None = None,
     frame: int | None = None,
     series: str | int | None = None,
-    fill_nonfinite: float | None = None,
+    fill_nonfinite: int | float | None = None,
 ) -> Volume:
     """Reads a CT, in any orientation, as linear attenuation.
 
@@ -97,7 +97,7 @@ def read_scan(
     raise InputError(str(path), f"ending {path.suffix!r}", _FORMATS, "convert it, or rename it")
 
 
-def _finite(path, values: np.ndarray, fill: float | None) -> np.ndarray:
+def _finite(path, values: np.ndarray, fill: int | float | None) -> np.ndarray:
     values = values.astype(np.float32, copy=False)
     bad = ~np.isfinite(values)
     if not bad.any():

@@ -171,6 +171,24 @@ def rescale(camera: Camera, image_size: tuple[int, int]) -> Camera:
     return replace(scaled, image_size=(rows, columns))
 
 
+def window(
+    camera: Camera, corner: Float[Array, "2"], side: Float[Array, ""], pixels: int
+) -> Camera:
+    """Camera of a square window of the image, sampled by pixels x pixels.
+
+    Args:
+        camera: Camera of the whole image.
+        corner: Upper left outer corner (u, v) of the window in coordinates of the image, whose own
+            outer corner is (-0.5, -0.5); traced.
+        side: Side of the window in pixels of the image; traced.
+        pixels: Rows and columns of the result; static.
+    """
+    scale = pixels / side
+    move = jnp.eye(3, dtype=camera.intrinsic.dtype)
+    move = move.at[0, 0].set(scale).at[1, 1].set(scale).at[:2, 2].set(-corner * scale - 0.5)
+    return replace(camera, intrinsic=move @ camera.intrinsic, image_size=(pixels, pixels))
+
+
 def flip_horizontal(camera: Camera) -> Camera:
     """Camera of the image with its columns in reverse order."""
     return _left_multiply(camera, _affine_2d(-1.0, 1.0, camera.image_size[1] - 1, 0.0))

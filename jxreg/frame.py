@@ -1,5 +1,6 @@
 """One X-ray image with its camera: intensity to attenuation, mask, crop, flips, downsampling."""
 
+import functools
 from dataclasses import dataclass, replace
 from typing import no_type_check
 
@@ -84,6 +85,27 @@ def downsample(frame: Frame, factor: int) -> Frame:
     mean = block_mean(image * mask, factor) / jnp.maximum(weight, 1e-6)
     camera = camera_.downsample(frame.camera, factor)
     return replace(frame, image=mean, mask=weight, camera=camera)
+
+
+def window(frame: Frame, corner: Float[Array, "2"], side: Float[Array, ""], pixels: int) -> Frame:
+    """A square window of the image, resampled to pixels x pixels without aliasing.
+
+    What lies outside the image is invalid: mask 0. Arguments as in `camera.window`.
+    """
+    mask = valid_mask(frame)
+    scale = pixels / side
+    move = functools.partial(
+        jax.image.scale_and_translate,
+        shape=(pixels, pixels),
+        spatial_dims=(0, 1),
+        scale=jnp.stack([scale, scale]),
+        translation=-(corner[::-1] + 0.5) * scale,
+        method="linear",
+    )
+    weight = jnp.clip(move(mask), 0.0, 1.0)
+    image = move(jnp.where(mask > 0, frame.image, 0.0) * mask) / jnp.maximum(weight, 1e-6)
+    camera = camera_.window(frame.camera, corner, side, pixels)
+    return replace(frame, image=jnp.where(weight > 0, image, 0.0), mask=weight, camera=camera)
 
 
 def block_mean(image: Float[Array, "*b rows columns"], factor: int) -> Float[Array, "*b h w"]:

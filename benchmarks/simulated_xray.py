@@ -1,0 +1,69 @@
+"""X-ray images of known pose that the registration does not model: its test bench.
+
+The image is made by the other algorithm (Siddon chords through constant voxels, registration samples
+a trilinear field) from soft tissue and bone apart, with a spectrum that hardens in bone, smooth
+scatter, blur, quantum noise and 12 bits.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jaxlie
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jxreg import drr
+from jxreg.camera import Camera
+from jxreg.frame import attenuation
+from jxreg.similarity.windows import gaussian_smooth
+from jxreg.volume import MU_WATER, Volume
+
+BONE_FROM, BONE_TO = 1.15 * MU_WATER, 1.6 * MU_WATER  # 150 HU and 600 HU
+
+# Attenuation relative to 60 keV, of water and of cortical bone (NIST XCOM), and a 90 kVp-like
+# weight of each energy in the signal.
+ENERGIES_KEV = (40.0, 50.0, 60.0, 70.0, 80.0)
+WATER = (1.303, 1.102, 1.0, 0.937, 0.892)
+BONE = (2.113, 1.347, 1.0, 0.818, 0.708)
+WEIGHT = (0.17, 0.27, 0.26, 0.18, 0.12)
+
+
+class Acquisition(NamedTuple):
+    """What the detector adds to the primary beam."""
+
+    photons: float = 20_000.0
+    """Quanta a pixel in air."""
+    scatter: float = 0.25
+    """Scatter as a fraction of the mean primary signal."""
+    scatter_width: float = 0.15
+    """Width of the scatter, as a fraction of the image."""
+    blur: float = 0.6
+    """Blur of the detector [px]."""
+
+
+def materials(volume: Volume) -> Volume:
+    """Two channels, soft tissue and bone, that add up to the volume."""
+    bone = jnp.clip((volume.mu - BONE_FROM) / (BONE_TO - BONE_FROM), 0, 1) * volume.mu
+    return Volume(jnp.stack([volume.mu - bone, bone]), volume.affine, volume.isocenter)
+
+
+def simulate(
+    key: PRNGKeyArray,
+    two_materials: Volume,
+    camera: Camera,
+    pose: jaxlie.SE3,
+    acquisition: Acquisition = Acquisition(),
+) -> Float[Array, "rows columns"]:
+    """Attenuation image as a reader of a 12-bit linear detector would make it."""
+    soft, bone = drr.render(two_materials, camera, pose, drr.siddon())
+    primary = sum(
+        w * jnp.exp(-a * soft - b * bone) for w, a, b in zip(WEIGHT, WATER, BONE, strict=True)
+    )
+    width = acquisition.scatter_width * camera.image_size[1]
+    scatter = gaussian_smooth(primary, width)
+    scatter = acquisition.scatter * primary.mean() * scatter / scatter.mean()
+    signal = gaussian_smooth(primary + scatter, acquisition.blur)
+    counts = jax.random.poisson(key, acquisition.photons * signal).astype(signal.dtype)
+    white = acquisition.photons * (1 + acquisition.scatter)
+    grey = jnp.clip(jnp.round(4095 * counts / white), 0, 4095)
+    return attenuation(grey, grey.max())

@@ -1,0 +1,180 @@
+"""One level of a coarse-to-fine registration: what is compared where, and the search for its best pose.
+
+A level sees a square window of the image at its own resolution and a volume pooled to match. It only
+compares pixels that the volume can explain: valid in the image, near the volume's shadow, and not
+crossed by anatomy that the scan has cut off. That mask is made anew between rounds, from the pose so
+far, and is fixed within one, so that every round climbs one function.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jaxlie
+from jaxtyping import Array, Bool, Float
+
+from jxreg import drr, similarity
+from jxreg.camera import pixel_grid, project_points
+from jxreg.drr.coverage import complete_rays, margin_voxels, silhouette
+from jxreg.drr.rays import voxel_rays
+from jxreg.frame import Frame, downsample, window
+from jxreg.pose import perturb, twist_between
+from jxreg.refinement import Refined, RefineTrace, levenberg_marquardt
+from jxreg.volume import Volume, spacing
+
+FEATURES = {
+    "ncc": lambda level: similarity.ncc_features,
+    "local_ncc": lambda level: _local(level),
+    "gradient_ncc": lambda level: similarity.gradient_features,
+    "gradient_correlation": lambda level: similarity.gradient_correlation_features,
+}
+"""Similarities that are inner products of features, for which Levenberg-Marquardt is meant."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One step of the coarse-to-fine refinement."""
+
+    pixels: int
+    """Rows and columns of the image at this level; each divides the largest."""
+    voxels: int
+    """Level of the volume's pyramid: 0 is the volume itself, 1 the next coarser one."""
+    similarity: str = "local_ncc"
+    """Similarity that this level climbs."""
+    sigma: float = 0.05
+    """Window of `local_ncc`, as a fraction of the image's width."""
+    rounds: int = 3
+    """How often the mask of usable pixels is made."""
+    steps: int = 4
+    """Largest number of steps in each round."""
+    margin: float = 0.04
+    """Pixels this near the volume's shadow are compared, as a fraction of the image's width."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Gaussian belief about the twist from the start, about the isocenter in camera axes."""
+
+    shift: float = 60.0
+    """Standard deviation across the beam [mm]."""
+    depth: float = 60.0
+    """Standard deviation along the beam [mm]."""
+    rotation: float = 0.5
+    """Standard deviation about each axis [rad]."""
+    pixels: float = 100.0
+    """How many independent measurements an image is worth; the more, the less the prior counts."""
+
+
+class Scene(NamedTuple):
+    """Everything of one level that does not depend on the pose."""
+
+    volume: Volume
+    """The volume at this level."""
+    frame: Frame
+    """The window of the image at this level, with its mask."""
+    whole: Volume
+    """The finest volume, whose grid says where the scan stops."""
+    cut: Bool[Array, "2 3"]
+    """Faces of the grid that cut through the anatomy."""
+
+
+class View(NamedTuple):
+    """A scene from one pose."""
+
+    similarity: Float[Array, ""]
+    hessian: Float[Array, "6 6"]
+    mask: Float[Array, "rows columns"]
+    shadow: Float[Array, "rows columns"]
+
+
+def focus(volume: Volume, frame: Frame, pose: jaxlie.SE3, pixels: int) -> Frame:
+    """The part of the image where the volume is expected, square and of fixed size.
+
+    The window holds the projection of the volume's grid, and a quarter more on each side for a start
+    that is off, as far as the image reaches.
+    """
+    rows, columns = frame.camera.image_size
+    sides = jnp.array(volume.mu.shape[-3:], volume.affine.dtype) - 1
+    index = jnp.stack(jnp.meshgrid(*([jnp.array([0.0, 1.0])] * 3), indexing="ij"), -1)
+    corners = index.reshape(8, 3) * sides @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+    projected = project_points(frame.camera, pose, corners)
+    low, high = projected.min(0), projected.max(0)
+    margin = 0.25 * (high - low)
+    last = jnp.array([columns, rows], low.dtype) - 0.5
+    low, high = jnp.clip(low - margin, -0.5, last), jnp.clip(high + margin, -0.5, last)
+    empty = ~((high - low) > 4).all()  # out of view or not finite: look at everything
+    low, high = jnp.where(empty, -0.5, low), jnp.where(empty, last, high)
+    side = (high - low).max()
+    return window(frame, (low + high - side) / 2, side, pixels)
+
+
+def scene(volume: Volume, finest: Frame, cut: Bool[Array, "2 3"], level: Level) -> Scene:
+    """What a level compares: image and volume at its resolution."""
+    pyramid = (volume, *volume.coarser)
+    frame = downsample(finest, finest.image.shape[-1] // level.pixels)
+    return Scene(pyramid[min(level.voxels, len(pyramid) - 1)], frame, volume, cut)
+
+
+def align(scene: Scene, level: Level, pose: jaxlie.SE3, start: jaxlie.SE3, prior: Prior) -> Refined:
+    """Refines a pose at one level: rounds of a fresh mask and a few Levenberg-Marquardt steps."""
+    features = FEATURES[level.similarity](level)
+    pivot = scene.volume.isocenter
+
+    def one_round(pose, _):
+        image = _drr(scene, pose)
+        mask, _ = _usable(scene, level, pose, image)
+        fixed = features(scene.frame.image, mask)
+        variance = ((features(image, mask) - fixed) ** 2).sum() / prior.pixels
+
+        def residuals(pose):
+            away = twist_between(start, pose, pivot) / _deviations(prior)
+            return features(_drr(scene, pose), mask) - fixed, jnp.sqrt(variance) * away
+
+        refined = levenberg_marquardt(residuals, pose, pivot=pivot, steps=level.steps)
+        return refined.pose, refined
+
+    pose, rounds = jax.lax.scan(one_round, pose, None, length=level.rounds)
+    last = jax.tree.map(lambda x: x[-1], rounds)
+    trace: RefineTrace = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rounds.trace)
+    return last._replace(pose=pose, steps=rounds.steps.sum(), trace=trace)
+
+
+def look(scene: Scene, level: Level, pose: jaxlie.SE3) -> View:
+    """Similarity and J^T J at a pose, in the mask of that pose."""
+    features = FEATURES[level.similarity](level)
+    pivot = scene.volume.isocenter
+    twist = jnp.zeros(6, pose.wxyz_xyz.dtype)
+    image, push = jax.linearize(lambda x: _drr(scene, perturb(pose, x, pivot)), twist)
+    mask, shadow = _usable(scene, level, pose, image)
+    moving, push_features = jax.linearize(lambda x: features(x, mask), image)
+    columns = jax.vmap(lambda e: push_features(push(e)))(jnp.eye(6, dtype=twist.dtype))
+    jacobian = columns.reshape(6, -1)
+    value = similarity.inner(moving, features(scene.frame.image, mask))
+    return View(value, jacobian @ jacobian.T, mask, shadow)
+
+
+def _drr(scene: Scene, pose: jaxlie.SE3) -> Float[Array, "rows columns"]:
+    image = drr.render(scene.volume, scene.frame.camera, pose, drr.joseph())
+    return image if image.ndim == 2 else image.sum(0)
+
+
+def _usable(scene: Scene, level: Level, pose: jaxlie.SE3, image: Float[Array, "rows columns"]):
+    """Weight of each pixel at a pose, and the volume's shadow alone."""
+    camera = scene.frame.camera
+    shadow = silhouette(image, max(1, round(level.margin * level.pixels)))
+    rays = voxel_rays(scene.whole, camera, pose, pixel_grid(camera))
+    margin = margin_voxels(scene.whole, 0.5 * spacing(scene.volume.affine).max())
+    complete = complete_rays(scene.whole.mu.shape, rays, scene.cut, margin)
+    return scene.frame.mask * shadow * complete.reshape(camera.image_size), shadow
+
+
+def _local(level: Level):
+    def features(image, mask):
+        return similarity.local_features(image, mask, level.sigma)
+
+    return features
+
+
+def _deviations(prior: Prior) -> Float[Array, "6"]:
+    return jnp.array([prior.shift] * 2 + [prior.depth] + [prior.rotation] * 3)

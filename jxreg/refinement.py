@@ -1,0 +1,221 @@
+"""Refinement of one pose on SE(3): a gradient loop for any similarity, and Levenberg-Marquardt.
+
+Both work in the tangent space at the current pose: a step is a twist about the pivot (`perturb`),
+differentiated at zero. Both are one compiled loop that stops early, keeps the best pose seen and
+returns a full trace; under `jax.vmap` every item stops for itself.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jaxlie
+from jaxtyping import Array, Float, Int
+
+from jxreg.pose import perturb
+
+if TYPE_CHECKING:
+    import optax
+
+TRANSLATION_SCALE = 1.0
+"""Unit of translation in the optimizers' parameters [mm]."""
+ROTATION_SCALE = 0.02
+"""Unit of rotation in the optimizers' parameters [rad]: 1 mm at 50 mm from the pivot."""
+
+
+class RefineTrace(NamedTuple):
+    """What happened in each step; after an early stop the last entry repeats, with length 0."""
+
+    value: Float[Array, " steps"]
+    """Similarity (`refine`) or half the sum of squares (`levenberg_marquardt`) after the step."""
+    step_length: Float[Array, " steps"]
+    """Length of the accepted step in the units of the scales (mm at the default scales)."""
+    pose: jaxlie.SE3
+    """Pose after each step; leading axis steps."""
+
+
+class Refined(NamedTuple):
+    """Where a refinement ended."""
+
+    pose: jaxlie.SE3
+    """Best pose seen."""
+    value: Float[Array, ""]
+    """Its similarity, or half its sum of squares."""
+    steps: Int[Array, ""]
+    """Steps taken before the stop."""
+    hessian: Float[Array, "6 6"]
+    """J^T J of the residuals at the best pose, per mm and rad; zeros from `refine`."""
+    trace: RefineTrace
+
+
+def refine(
+    similarity_of: Callable[[jaxlie.SE3], Float[Array, ""]],
+    pose: jaxlie.SE3,
+    optimizer: "optax.GradientTransformation",
+    *,
+    pivot: Float[Array, "3"],
+    steps: int,
+    translation_scale: float = TRANSLATION_SCALE,
+    rotation_scale: float = ROTATION_SCALE,
+    patience: int | None = None,
+    tolerance: float = 1e-5,
+) -> Refined:
+    """Climbs a similarity with an optax optimizer.
+
+    Args:
+        similarity_of: Similarity of a pose (render and compare); higher is better.
+        pose: Start, `camera_from_world`.
+        optimizer: Any optax optimizer; it sees the twist in units of the two scales.
+        pivot: World point about which twists turn [mm], the isocenter.
+        steps: Largest number of steps.
+        translation_scale: One unit of the optimizer along the camera axes [mm].
+        rotation_scale: One unit of the optimizer about the camera axes [rad].
+        patience: Stop after this many steps without a gain of `tolerance`; None: never.
+        tolerance: Smallest gain in similarity that counts.
+
+    Returns:
+        The best pose seen. A step that makes the similarity non-finite ends the loop.
+    """
+    scale = _scale(translation_scale, rotation_scale, pose)
+    patience = steps if patience is None else patience
+
+    def evaluate(pose):
+        def at(parameters):
+            return similarity_of(perturb(pose, scale * parameters, pivot))
+
+        return jax.value_and_grad(at)(jnp.zeros_like(scale))
+
+    def body(carry):
+        count, pose, gradient, state, best, since, trace = carry
+        update, state = optimizer.update(-gradient, state)
+        pose = perturb(pose, scale * update, pivot)
+        value, gradient = evaluate(pose)
+        gained = value > best[1] + tolerance
+        best = _select(value > best[1], (pose, value), best)
+        since = jnp.where(gained, 0, since + 1)
+        trace = _record(trace, count, value, jnp.linalg.norm(update), pose)
+        return count + 1, pose, gradient, state, best, since, trace
+
+    def going(carry):
+        count, _, gradient, _, _, since, _ = carry
+        return (count < steps) & (since < patience) & jnp.isfinite(gradient).all()
+
+    value, gradient = evaluate(pose)
+    trace = _empty_trace(steps, value, pose)
+    state = optimizer.init(jnp.zeros_like(scale))
+    carry = (jnp.int32(0), pose, gradient, state, (pose, value), jnp.int32(0), trace)
+    count, _, _, _, (pose, value), _, trace = jax.lax.while_loop(going, body, carry)
+    return Refined(pose, value, count, jnp.zeros((6, 6), scale.dtype), _fill(trace, count))
+
+
+def levenberg_marquardt(
+    residuals_of: Callable[[jaxlie.SE3], Any],
+    pose: jaxlie.SE3,
+    *,
+    pivot: Float[Array, "3"],
+    steps: int,
+    translation_scale: float = TRANSLATION_SCALE,
+    rotation_scale: float = ROTATION_SCALE,
+    damping: float = 1e-2,
+    tolerance: float = 1e-3,
+) -> Refined:
+    """Least squares of residuals by damped Gauss-Newton steps.
+
+    With normalised features as residuals, f(moving) - f(fixed), half the sum of squares is
+    1 - similarity, so this maximises NCC and its relatives. One step costs one evaluation and the
+    six columns of the image Jacobian (`jax.linearize`). `damping=0` is Gauss-Newton.
+
+    Source: Marquardt, J SIAM 11, 1963; the damping scales the diagonal of J^T J.
+
+    Args:
+        residuals_of: Residuals of a pose, an array or a pytree of arrays.
+        pose: Start, `camera_from_world`.
+        pivot: World point about which twists turn [mm], the isocenter.
+        steps: Largest number of steps.
+        translation_scale: Unit of translation in the trust region [mm].
+        rotation_scale: Unit of rotation in the trust region [rad].
+        damping: First damping; it falls by 0.3 on success and grows by 4 on failure.
+        tolerance: Stop when an accepted step is shorter than this many units.
+
+    Returns:
+        The last accepted pose, which is the best one. A start with non-finite residuals comes back
+        as it is, with a non-finite value.
+    """
+    scale = _scale(translation_scale, rotation_scale, pose)
+
+    def evaluate(pose):
+        def at(parameters):
+            return _flat(residuals_of(perturb(pose, scale * parameters, pivot)))
+
+        r, push = jax.linearize(at, jnp.zeros_like(scale))
+        jacobian = jax.vmap(push)(jnp.eye(6, dtype=scale.dtype))
+        return 0.5 * (r @ r), jacobian @ r, jacobian @ jacobian.T
+
+    def body(carry):
+        count, trial_pose, length, pose, model, damping, trace = carry
+        trial = evaluate(trial_pose)
+        first = count == 0  # the start itself is the first trial
+        better = first | (trial[0] < model[0])  # False for NaN
+        pose, model = _select(better, (trial_pose, trial), (pose, model))
+        damping = jnp.where(first, damping, damping * jnp.where(better, 0.3, 4.0))
+        trace = _record(trace, count - 1, model[0], jnp.where(better, length, 0.0), pose)
+        step = -_solve(model[2], model[1], damping)
+        trial_pose = perturb(pose, scale * step, pivot)
+        return count + 1, trial_pose, jnp.linalg.norm(step), pose, model, damping, trace
+
+    def going(carry):
+        count, _, length, _, model, damping, _ = carry
+        searching = (length >= tolerance) & (damping < 1e4) & jnp.isfinite(model[0])
+        return (count == 0) | ((count <= steps) & searching)
+
+    zero = jnp.zeros((), scale.dtype)
+    model = (zero, jnp.zeros_like(scale), jnp.zeros((6, 6), scale.dtype))
+    trace = _empty_trace(steps, zero, pose)
+    carry = (jnp.int32(0), pose, zero, pose, model, zero + damping, trace)
+    count, _, _, pose, model, _, trace = jax.lax.while_loop(going, body, carry)
+    hessian = model[2] / (scale[:, None] * scale)
+    return Refined(pose, model[0], count - 1, hessian, _fill(trace, count - 1))
+
+
+def _scale(translation: float, rotation: float, pose: jaxlie.SE3) -> Float[Array, "6"]:
+    scale = [translation] * 3 + [rotation] * 3
+    return jnp.array(scale, pose.wxyz_xyz.dtype)
+
+
+def _flat(residuals) -> Float[Array, " n"]:
+    return jnp.concatenate([jnp.ravel(r) for r in jax.tree.leaves(residuals)])
+
+
+def _solve(hessian, gradient, damping):
+    """Damped normal equations; a direction that nothing depends on gets no step."""
+    diagonal = jnp.diag(hessian)
+    tiny = jnp.maximum(1e-7 * diagonal.max(), jnp.finfo(hessian.dtype).tiny)
+    damped = hessian + jnp.diag(damping * diagonal + tiny)
+    return jnp.linalg.solve(damped, gradient)
+
+
+def _select(condition, chosen, other):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)
+
+
+def _empty_trace(steps: int, value, pose: jaxlie.SE3) -> RefineTrace:
+    zeros = jnp.zeros(steps, value.dtype)
+    poses = jax.tree.map(lambda x: jnp.broadcast_to(x, (steps, *x.shape)), pose)
+    return RefineTrace(jnp.full_like(zeros, value), zeros, poses)
+
+
+def _record(trace: RefineTrace, count, value, length, pose: jaxlie.SE3) -> RefineTrace:
+    entry = RefineTrace(value, length, pose)
+    return jax.tree.map(lambda all_, one: all_.at[count].set(one, mode="drop"), trace, entry)
+
+
+def _fill(trace: RefineTrace, count) -> RefineTrace:
+    """Repeats the last entry where the loop did not come."""
+    steps = trace.value.shape[0]
+    if steps == 0:
+        return trace
+    index = jnp.minimum(jnp.arange(steps), jnp.maximum(count - 1, 0))
+    filled = jax.tree.map(lambda x: x[index], trace)
+    taken = jnp.arange(steps) < count
+    return filled._replace(step_length=jnp.where(taken, filled.step_length, 0.0))

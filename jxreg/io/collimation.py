@@ -1,0 +1,91 @@
+"""Pixels that saw no X-rays: shutters in the header, and dark borders in the image."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_EDGES = ("LeftVerticalEdge", "RightVerticalEdge", "UpperHorizontalEdge", "LowerHorizontalEdge")
+SHUTTER_TAGS = [
+    *(kind + name for kind in ("Shutter", "Collimator") for name in ("Shape", *_EDGES)),
+    *(what + "Shutter" for what in ("CenterOfCircular", "RadiusOfCircular")),
+    *(what + "Collimator" for what in ("CenterOfCircular", "RadiusOfCircular")),
+    "VerticesOfThePolygonalShutter",
+    "VerticesOfThePolygonalCollimator",
+]
+
+
+def collimation_mask(
+    intensity: Shaped[np.ndarray, "rows columns"], quantum: float = 1.0, margin: float = 0.005
+) -> Float[np.ndarray, "rows columns"]:
+    """Mask of the field that the collimator, a round image intensifier or a cut-out left open.
+
+    Only what is certain is masked: regions that touch the border of the image, hold at least
+    0.1 % of it, and are constant at its darkest value, within one grey level. A collimator with
+    scatter behind it is not constant and stays; so does saturated air.
+
+    Args:
+        intensity: Image that is bright where much radiation arrived.
+        quantum: One grey level; 0 asks for exactly equal values.
+        margin: Width of the half-shadow that is masked around such a region, as a fraction of the
+            longer side.
+
+    Returns:
+        1 in the open field, 0 elsewhere.
+    """
+    from scipy import ndimage
+
+    open_field = np.ones(intensity.shape, np.float32)
+    dark = intensity <= intensity.min() + quantum
+    if dark.all():
+        return open_field
+    regions = np.zeros(intensity.shape, np.int32)
+    count = int(ndimage.label(dark, output=regions))  # pyright: ignore[reportArgumentType]
+    border = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
+    size = np.bincount(regions.ravel(), minlength=count + 1)
+    closed = size >= 1e-3 * intensity.size
+    closed &= np.isin(np.arange(count + 1), border)
+    closed[0] = False  # pixels that are not dark
+    if not closed.any():
+        return open_field
+    distance = ndimage.distance_transform_edt(~closed[regions])
+    return (np.asarray(distance) > margin * max(intensity.shape)).astype(np.float32)
+
+
+def shutter_mask(dataset: "Dataset", shape: tuple[int, int]) -> Float[np.ndarray, "rows columns"]:
+    """Mask of the shutters and collimators in a DICOM header (PS3.3 C.7.6.11 and C.8.7.3).
+
+    Columns and rows count from 1 there; the edges themselves are inside the field.
+    """
+    rows = np.arange(1, shape[0] + 1)[:, None]
+    columns = np.arange(1, shape[1] + 1)[None, :]
+    mask = np.ones(shape, bool)
+    for kind in ("Shutter", "Collimator"):
+        shapes = dataset.get(f"{kind}Shape") or ()
+        shapes = [shapes] if isinstance(shapes, str) else list(shapes)
+        if "RECTANGULAR" in shapes:
+            left, right, upper, lower = (float(dataset[kind + edge].value) for edge in _EDGES)
+            mask &= (columns >= left) & (columns <= right) & (rows >= upper) & (rows <= lower)
+        if "CIRCULAR" in shapes:
+            row, column = (float(x) for x in dataset[f"CenterOfCircular{kind}"].value)
+            radius = float(dataset[f"RadiusOfCircular{kind}"].value)
+            mask &= (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
+        if "POLYGONAL" in shapes:
+            vertices = np.array(dataset[f"VerticesOfThePolygonal{kind}"].value, float)
+            mask &= _inside_polygon(rows, columns, vertices.reshape(-1, 2))
+    return mask.astype(np.float32)
+
+
+def _inside_polygon(rows: np.ndarray, columns: np.ndarray, vertices: np.ndarray) -> np.ndarray:
+    """Even-odd rule; vertices are (row, column)."""
+    inside = np.zeros(np.broadcast_shapes(rows.shape, columns.shape), bool)
+    for (row0, column0), (row1, column1) in zip(vertices, np.roll(vertices, -1, 0), strict=True):
+        if row0 == row1:
+            continue
+        crosses = (rows > min(row0, row1)) & (rows <= max(row0, row1))
+        at = column0 + (rows - row0) * (column1 - column0) / (row1 - row0)
+        inside ^= crosses & (columns >= at)
+    return inside

@@ -1,0 +1,177 @@
+"""load_frames(): any X-ray file to a Frame with a leading axis of frames."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import ArrayLike, Float
+
+from jxreg.camera import Camera
+from jxreg.errors import InputError
+from jxreg.frame import Frame
+from jxreg.io.boundary import existing_file, notice
+from jxreg.io.collimation import collimation_mask
+from jxreg.io.dicom_file import is_dicom
+from jxreg.io.exposure import Exposure, Geometry, inverted, to_attenuation
+from jxreg.io.pose_file import load_camera
+from jxreg.pose import CArm
+
+EXPECTED = "an X-ray image (DICOM, PNG, TIFF, JPEG, BMP or NPY)"
+
+
+def load_frames(
+    path: str | Path,
+    *,
+    camera: Camera | str | Path | None = None,
+    sdd: ArrayLike | None = None,
+    pixel_spacing: ArrayLike | None = None,
+    principal_point: tuple[ArrayLike, ArrayLike] | None = None,
+    mirrored: bool | None = None,
+    source_to_isocenter: ArrayLike | None = None,
+    intensity: Literal["auto", "linear", "log", "attenuation"] = "auto",
+    invert: bool = False,
+    white: int | float | None = None,
+    detect_collimator: bool = True,
+) -> Frame:
+    """Reads X-ray images as attenuation with their cameras.
+
+    Every leaf of the result has a leading axis of frames, so that
+    `jax.vmap(..., in_axes=0)(frames)` works, and `jax.tree.map(lambda x: x[0], frames)` is one.
+
+    Geometry comes from `camera`, else from the options, else from the DICOM header; for other
+    files from a camera file beside the image (`name.json` beside `name.png`). In DICOM the pixel
+    spacing is ImagerPixelSpacing, at the detector; PixelSpacing counts only without a calibration
+    type. The central ray is taken to meet the image centre unless the header tells where the
+    field of view lies on the detector. Positioner angles, or the name of the projection, give
+    `Frame.carm`, and PatientOrientation whether the display is mirrored; without it the usual
+    display of a C-arm is assumed, head up and seen from the detector, which is mirrored.
+
+    Pixel values are turned into attenuation by what the header says (photometric interpretation,
+    pixel intensity relationship and its sign, modality rescale or table). Without a header whole
+    numbers are taken as intensity and floats as attenuation.
+
+    Args:
+        path: DICOM (XA, RF, DX, CR; single or multi-frame), PNG, TIFF, JPEG, BMP or NPY.
+        camera: Camera, or the path of a camera or pose file.
+        sdd: Source-to-detector distance [mm].
+        pixel_spacing: Distance of rows and of columns on the detector [mm], or one for both.
+        principal_point: Pixel (u, v) of the central ray.
+        mirrored: Whether the image is a mirror image of what the source sees.
+        source_to_isocenter: Distance for `Frame.carm` [mm].
+        intensity: What the pixel values are proportional to: the intensity that arrived, its
+            logarithm, or attenuation already.
+        invert: Bright and dark are the other way round than assumed, as in an exported image
+            whose bone is bright.
+        white: Pixel value without an object; by default the 99.9th percentile of each frame.
+        detect_collimator: Mask constant dark borders (`collimation_mask`).
+
+    Raises:
+        InputError: The file cannot be used, or its geometry is not known; the message names the
+            option that gives it.
+    """
+    path = existing_file(path, EXPECTED)
+    exposure = read_exposure(path)
+    if intensity != "auto":
+        exposure = exposure._replace(scale=intensity)
+    if invert:
+        exposure = inverted(exposure)
+    made = _camera(path, exposure, camera, sdd, pixel_spacing, principal_point, mirrored)
+    mask = _mask(exposure, detect_collimator)
+    frames, rows, columns = exposure.pixels.shape
+    whole = np.ones((frames, rows, columns), np.float32) if mask is None else mask
+    image = jnp.asarray(to_attenuation(exposure, whole, white), float)
+    carm = _carm(exposure.geometry, source_to_isocenter)
+    for text in exposure.geometry.notes:
+        notice(path, text)
+    return Frame(image, _repeated(made, frames), None if mask is None else jnp.asarray(mask), carm)
+
+
+def read_exposure(path: str | Path) -> Exposure:
+    """Reads an X-ray file in its own numbers.
+
+    Raises:
+        InputError: The file cannot be used, or its kind is unknown.
+    """
+    from jxreg.io.dicom_xray import read_dicom_xray
+    from jxreg.io.raster import SUFFIXES, read_raster
+
+    path = existing_file(path, EXPECTED)
+    if is_dicom(path):
+        return read_dicom_xray(path)
+    if path.suffix.lower() in SUFFIXES:
+        return read_raster(path)
+    raise InputError(str(path), f"ending {path.suffix!r}", EXPECTED, "convert it, or rename it")
+
+
+def camera_beside(path: str | Path) -> Path | None:
+    """The camera file of an image: `name.json` or `name.png.json` beside `name.png`."""
+    path = Path(path)
+    for candidate in (path.with_suffix(".json"), path.with_name(path.name + ".json")):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _camera(
+    path: Path, exposure: Exposure, camera, sdd, pixel_spacing, principal_point, mirrored
+) -> Camera:
+    known, size = exposure.geometry, exposure.pixels.shape[-2:]
+    beside = None if known.sdd or sdd is not None else camera_beside(path)
+    given = camera if camera is not None else beside
+    if given is not None:
+        made = given if isinstance(given, Camera) else load_camera(given)
+        if made.image_size != size:
+            found = f"a camera of {made.image_size} for an image of {size} (rows, columns)"
+            raise InputError(str(path), found, "one size", "use camera.rescale or camera.crop")
+        return made
+    spacing = known.pixel_spacing if pixel_spacing is None else pixel_spacing
+    sdd = known.sdd if sdd is None else sdd
+    if spacing is None or sdd is None:
+        unknown = "; ".join(known.missing) or "no geometry"
+        raise InputError(str(path), unknown, "the geometry of the image", "or give camera=")
+    row, column = np.broadcast_to(np.asarray(spacing, np.float64), (2,)).tolist()
+    point = known.principal_point if principal_point is None else principal_point
+    mirrored = known.mirrored if mirrored is None else mirrored
+    try:
+        return Camera.from_sdd(sdd, size, (row, column), point, mirrored=mirrored)
+    except InputError as error:
+        found = f"{error.subject} = {error.found}"
+        raise InputError(str(path), found, error.expected, error.fix) from error
+
+
+def _mask(exposure: Exposure, detect: bool) -> Float[np.ndarray, "frames rows columns"] | None:
+    """Shutters of the header and dark borders of the image; None if all pixels count."""
+    masks = [] if exposure.mask is None else [exposure.mask]
+    if detect:
+        sign = -1 if exposure.scale == "attenuation" else 1
+        masks.append(
+            np.stack([collimation_mask(sign * p, exposure.quantum) for p in exposure.pixels])
+        )
+    if not masks:
+        return None
+    mask = np.broadcast_to(np.prod(np.broadcast_arrays(*masks), 0), exposure.pixels.shape)
+    return None if mask.all() else mask.astype(np.float32)
+
+
+def _carm(known: Geometry, source_to_isocenter: ArrayLike | None) -> CArm | None:
+    distance = source_to_isocenter
+    distance = known.source_to_isocenter if distance is None else distance
+    if known.angles is None or distance is None:
+        return None
+    primary, secondary, roll = known.angles
+    ones = np.ones(len(primary))
+    return CArm(
+        jnp.asarray(primary, float),
+        jnp.asarray(secondary, float),
+        jnp.asarray(roll * ones, float),
+        jnp.asarray(np.asarray(distance) * ones, float),
+        jnp.zeros((len(primary), 3)),
+    )
+
+
+def _repeated(camera: Camera, frames: int) -> Camera:
+    """The camera with a leading axis on its leaves."""
+    intrinsic = jnp.broadcast_to(camera.intrinsic, (frames, 3, 3))
+    return replace(camera, intrinsic=intrinsic, sdd=jnp.broadcast_to(camera.sdd, (frames,)))

@@ -1,0 +1,281 @@
+"""Pictures of a registration: radiographs, overlays, difference, checkerboard, similarity curve.
+
+Everything is drawn on the picture of the acquired image as it came, with its own mirror and
+rotation. Pixels are arrays of 8 bits; `jpeg` and `png` encode them. matplotlib is used through its
+object interface, so that no window, backend or current figure is touched.
+"""
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import ArrayLike, Float, UInt8
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PLATE = 720
+"""Longer side of a picture [px]; smaller images are enlarged to it, so that lines stay fine."""
+
+START_COLOUR = (255, 159, 28)
+"""Orange: where the search began."""
+END_COLOUR = (38, 222, 214)
+"""Cyan: where it ended."""
+
+
+def window(
+    image: ArrayLike, mask: ArrayLike | None = None, percentiles: tuple[float, float] = (1.0, 99.7)
+) -> tuple[float, float]:
+    """Values to show as black and white: percentiles of the valid pixels.
+
+    Args:
+        image: Attenuation.
+        mask: Pixels above one half count; by default all.
+        percentiles: Lower and upper percentile.
+    """
+    image = np.asarray(image, np.float64)
+    valid = np.isfinite(image) if mask is None else np.isfinite(image) & (np.asarray(mask) > 0.5)
+    values = image[valid]
+    if values.size == 0:
+        return 0.0, 1.0
+    low, high = np.percentile(values, percentiles)
+    return float(low), float(high) if high > low else float(low) + 1.0
+
+
+def grey(
+    image: ArrayLike, limits: tuple[float, float] | None = None
+) -> UInt8[np.ndarray, "rows columns"]:
+    """Attenuation as 8 bit grey levels: bone is bright; what is not finite is black."""
+    image = np.asarray(image, np.float64)
+    low, high = window(image) if limits is None else limits
+    scaled = np.nan_to_num((image - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
+    return np.round(255 * np.clip(scaled, 0, 1)).astype(np.uint8)
+
+
+def enlarge(image: ArrayLike, size: int = PLATE) -> Float[np.ndarray, "height width"]:
+    """The image with its longer side at `size` pixels, by cubic interpolation."""
+    from PIL import Image
+
+    array = np.nan_to_num(np.asarray(image, np.float32), posinf=0.0, neginf=0.0)
+    rows, columns = array.shape
+    scale = size / max(rows, columns)
+    target = (max(1, round(columns * scale)), max(1, round(rows * scale)))
+    kernel = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX
+    return np.asarray(Image.fromarray(array).resize(target, kernel), np.float64)
+
+
+def matched(
+    moving: ArrayLike, fixed: ArrayLike, mask: ArrayLike | None = None
+) -> Float[np.ndarray, "rows columns"]:
+    """The rendered image on the scale of the acquired one: a moving + b, by least squares."""
+    moving, fixed = np.asarray(moving, np.float64), np.asarray(fixed, np.float64)
+    weight = np.isfinite(fixed) & np.isfinite(moving)
+    weight &= True if mask is None else np.asarray(mask) > 0.5
+    if weight.sum() < 2:
+        return moving
+    x, y = moving[weight], fixed[weight]
+    variance = np.var(x)
+    slope = np.mean((x - x.mean()) * (y - y.mean())) / variance if variance > 0 else 0.0
+    return slope * (moving - x.mean()) + y.mean()
+
+
+def checkerboard(
+    first: UInt8[np.ndarray, "rows columns"],
+    second: UInt8[np.ndarray, "rows columns"],
+    squares: int = 8,
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Squares of two pictures in turn, the second one in teal: anatomy must cross each border."""
+    side = max(1, max(first.shape) // squares)
+    row, column = np.indices(first.shape) // side
+    plain = np.repeat(first[..., None], 3, -1)
+    tinted = np.round(second[..., None] * _TINT).astype(np.uint8)
+    return np.where((row + column)[..., None] % 2 == 0, plain, tinted)
+
+
+def contours(image: ArrayLike, sigma: float = 2.5) -> Float[np.ndarray, "rows columns"]:
+    """Strength 0..1 of thin edge lines: ridges of the gradient, as Canny (1986) defines them.
+
+    Args:
+        image: Rendered attenuation.
+        sigma: Width of the Gaussian before the gradient [px].
+    """
+    smooth = _gaussian(np.asarray(image, np.float64), sigma)
+    # The square root of attenuation evens out thick and thin parts of the body.
+    dy, dx = np.gradient(np.sqrt(np.maximum(smooth, 0)))
+    strength = np.hypot(dx, dy)
+    ridge = _thinned(strength, dx, dy)
+    if not (ridge > 0).any():
+        return ridge
+    weak, strong = np.percentile(ridge[ridge > 0], [60, 90])
+    return np.clip((ridge - weak) / max(strong - weak, 1e-12), 0, 1)
+
+
+def painted(
+    background: UInt8[np.ndarray, "rows columns"],
+    *layers: tuple[Float[np.ndarray, "rows columns"], tuple[int, int, int]],
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Lines of one or several colours on a grey picture.
+
+    Args:
+        background: Grey levels.
+        layers: Strength 0..1 and colour of each set of lines; later ones lie on top.
+    """
+    picture = np.repeat(background[..., None].astype(np.float64), 3, -1)
+    for strength, colour in layers:
+        alpha = np.clip(1.3 * _widened(strength), 0, 1)[..., None]
+        picture = (1 - alpha) * picture + alpha * np.array(colour, np.float64)
+    return np.round(picture).astype(np.uint8)
+
+
+def difference(
+    moving: ArrayLike, fixed: ArrayLike, mask: ArrayLike | None = None
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Acquired minus rendered image after `matched`: blue where the X-ray absorbs less, red more.
+
+    White is no difference; full colour is one standard deviation of the acquired image.
+    """
+    from matplotlib import colormaps
+
+    fixed = np.asarray(fixed, np.float64)
+    inside = np.isfinite(fixed) & (True if mask is None else np.asarray(mask) > 0.5)
+    spread = np.std(fixed[inside]) if inside.any() else 1.0
+    residual = (fixed - matched(moving, fixed, mask)) / max(float(spread), 1e-12)
+    residual = np.where(inside, np.nan_to_num(residual), 0.0)
+    colours = colormaps["RdBu_r"](np.clip(0.5 + 0.5 * residual, 0, 1))
+    return np.round(255 * colours[..., :3]).astype(np.uint8)
+
+
+def similarity_figure(
+    similarity: ArrayLike, step_mm: ArrayLike, level: ArrayLike, labels: tuple[str, ...] = ()
+) -> "Figure":
+    """Similarity and step against iteration, one colour for each level of the pyramid.
+
+    Args:
+        similarity: Similarity at each iteration, higher is better.
+        step_mm: Length of the step [mm]; entries with step 0 after the first one of their level
+            were not needed and are left out.
+        level: Number of the level of each iteration.
+        labels: Name of each level for the legend.
+    """
+    from matplotlib.figure import Figure
+
+    similarity, step_mm, level = (np.asarray(a) for a in (similarity, step_mm, level))
+    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    done = 0
+    for number, colour in zip(np.unique(level), _LEVEL_COLOURS * 4, strict=False):
+        chosen = (level == number) & ((step_mm > 0) | _first(level == number))
+        count = int(chosen.sum())
+        label = labels[number] if number < len(labels) else f"level {number + 1}"
+        style = {"color": colour, "linewidth": 1.8, "marker": "o", "markersize": 3}
+        iteration = done + np.arange(1, count + 1)
+        upper.plot(iteration, similarity[chosen], label=label, **style)
+        lower.plot(iteration, np.maximum(step_mm[chosen], 1e-6), **style)
+        done += count
+    upper.set_ylabel("similarity")
+    upper.legend(frameon=False, loc="lower right", fontsize=9)
+    lower.set(ylabel="step [mm]", xlabel="iteration", yscale="log")
+    for axes in (upper, lower):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#e5e9ee", linewidth=0.8)
+        axes.set_axisbelow(True)
+    return figure
+
+
+def svg(figure: "Figure") -> bytes:
+    """The figure as SVG, without a date, so that equal figures give equal bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def pictures(
+    image: ArrayLike, mask: ArrayLike | None, drr_start: ArrayLike, drr_end: ArrayLike
+) -> dict[str, bytes]:
+    """All pictures that compare an X-ray with its DRR before and after, as JPEG files.
+
+    Args:
+        image: The X-ray, as attenuation.
+        mask: Weight of its pixels, 0..1, or None.
+        drr_start: Rendered at the starting pose.
+        drr_end: Rendered at the registered pose.
+
+    Returns:
+        Keys xray, start, end (contours on the X-ray), drr_start, drr_end, checkerboard,
+        difference_start, difference_end.
+    """
+    mask = np.isfinite(image) if mask is None else np.asarray(mask) * np.isfinite(image)
+    weight = enlarge(mask)
+    fixed, start, end = (enlarge(a) for a in (image, drr_start, drr_end))
+    limits = window(fixed, weight)
+    xray = grey(fixed, limits)
+    before, after = (grey(matched(a, fixed, weight), limits) for a in (start, end))
+    drawn = {
+        "xray": xray,
+        "start": painted(xray, (contours(start), START_COLOUR)),
+        "end": painted(xray, (contours(end), END_COLOUR)),
+        "drr_start": before,
+        "drr_end": after,
+        "checkerboard": checkerboard(xray, after),
+        "difference_start": difference(start, fixed, weight),
+        "difference_end": difference(end, fixed, weight),
+    }
+    return {key: jpeg(picture) for key, picture in drawn.items()}
+
+
+def png(picture: UInt8[np.ndarray, "rows columns *colours"]) -> bytes:
+    """Lossless PNG."""
+    return _encoded(picture, format="PNG", optimize=True)
+
+
+def jpeg(picture: UInt8[np.ndarray, "rows columns *colours"]) -> bytes:
+    """JPEG of high quality, with full colour resolution for thin lines."""
+    return _encoded(picture, format="JPEG", quality=90, subsampling=0)
+
+
+_TINT = (0.62, 1.0, 0.95)
+_LEVEL_COLOURS = ["#9aa7b5", "#4c86c6", "#1f4e8c", "#0b2545"]
+
+
+def _encoded(picture: np.ndarray, **options) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, **options)
+    return buffer.getvalue()
+
+
+def _first(chosen: np.ndarray) -> np.ndarray:
+    return np.arange(chosen.size) == np.argmax(chosen)
+
+
+def _gaussian(image: np.ndarray, sigma: float) -> np.ndarray:
+    radius = int(np.ceil(3 * sigma))
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    kernel /= kernel.sum()
+    for axis in (0, 1):
+        padding = [(0, 0), (0, 0)]
+        padding[axis] = (radius, radius)
+        padded = np.pad(image, padding, mode="edge")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.size, axis)
+        image = windows @ kernel
+    return image
+
+
+def _thinned(strength: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    """Zero except where the strength is a maximum along the gradient's direction."""
+    octant = np.round(np.arctan2(dy, dx) / (np.pi / 4)).astype(int) % 4
+    ridge = np.zeros_like(strength)
+    for number, (i, j) in enumerate([(0, 1), (1, 1), (1, 0), (1, -1)]):
+        ahead, behind = np.roll(strength, (-i, -j), (0, 1)), np.roll(strength, (i, j), (0, 1))
+        here = (octant == number) & (strength > behind) & (strength >= ahead)
+        ridge = np.where(here, strength, ridge)
+    ridge[[0, -1]], ridge[:, [0, -1]] = 0, 0
+    return ridge
+
+
+def _widened(lines: np.ndarray) -> np.ndarray:
+    """Lines of about two pixels, with soft borders."""
+    padded = np.pad(lines, 1)
+    cross = [padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
+    return np.maximum(lines, 0.55 * np.max(cross, 0))

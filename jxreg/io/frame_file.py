@@ -1,5 +1,6 @@
 """load_frames(): any X-ray file to a Frame with a leading axis of frames."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -26,7 +27,7 @@ def load_frames(
     *,
     camera: Camera | str | Path | None = None,
     sdd: ArrayLike | None = None,
-    pixel_spacing: ArrayLike | None = None,
+    pixel_spacing: ArrayLike | Sequence[ArrayLike] | None = None,
     principal_point: tuple[ArrayLike, ArrayLike] | None = None,
     mirrored: bool | None = None,
     source_to_isocenter: ArrayLike | None = None,

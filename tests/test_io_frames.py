@@ -1,0 +1,557 @@
+"""load_frames: polarity, geometry and masks of X-ray files."""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, XRayAngiographicImageStorage
+
+from jxreg import camera as camera_
+from jxreg.camera import Camera
+from jxreg.errors import InputError
+from jxreg.io import collimation_mask, load_frames, save_camera, write_npy, write_png
+from jxreg.io.dicom_file import read_pixels
+from jxreg.pose import from_carm
+
+ROWS, COLUMNS = 24, 32
+CAMERA = Camera.from_sdd(1000.0, (ROWS, COLUMNS), (0.5, 0.6))
+
+
+def intensities(frames=1):
+    """12-bit counts, brightest in the middle, no zeros."""
+    v, u = np.mgrid[:ROWS, :COLUMNS]
+    image = 100 + 3900 * np.exp(-((v - 10) ** 2 + (u - 20) ** 2) / 200)
+    return np.stack([image + f for f in range(frames)]).astype(np.uint16)
+
+
+def xray(stored=None, **tags):
+    stored = intensities() if stored is None else stored
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = XRayAngiographicImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset.SOPClassUID, dataset.SOPInstanceUID = XRayAngiographicImageStorage, "1.2.3"
+    dataset.Modality, dataset.PatientName = "XA", "Canary^Name"
+    dataset.NumberOfFrames, dataset.Rows, dataset.Columns = stored.shape
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PixelRepresentation, dataset.SamplesPerPixel = 0, 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.PixelIntensityRelationship = "LIN"
+    dataset.DistanceSourceToDetector = 1000
+    dataset.ImagerPixelSpacing = [0.5, 0.6]
+    dataset.PixelData = stored.astype("<u2").tobytes()
+    for key, value in tags.items():
+        if value is None:
+            delattr(dataset, key)
+        else:
+            setattr(dataset, key, value)
+    return dataset
+
+
+def saved(tmp_path, dataset, name="x.dcm"):
+    path = tmp_path / name
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def refused(path, *words, **options):
+    with pytest.raises(InputError) as caught:
+        load_frames(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "Canary" not in message
+    for word in (str(path), *words):
+        assert word in message, message
+
+
+# --- intensity ----------------------------------------------------------------------------------
+
+
+def test_linear_intensity_becomes_attenuation(tmp_path):
+    frames = load_frames(saved(tmp_path, xray()), white=4095)
+    np.testing.assert_allclose(frames.image, np.log(4095 / intensities()), atol=1e-6)
+    relative = load_frames(tmp_path / "x.dcm").image - frames.image
+    np.testing.assert_allclose(relative, relative[0, 0, 0], atol=1e-6)  # white level: an offset
+    assert frames.mask is None
+
+
+def lookup_table():
+    """Stored value round(300 log I) and a table back to I."""
+    table = Dataset()
+    table.LUTDescriptor = [4096, 0, 16]
+    table.LUTData = np.round(np.exp(np.arange(4096) / 300)).astype(np.uint16).tobytes()
+    table.ModalityLUTType = "US"
+    table["LUTDescriptor"].VR, table["LUTData"].VR = "US", "OW"
+    return table
+
+
+TWINS = [
+    (lambda i: 4095 - i, {"PhotometricInterpretation": "MONOCHROME1"}),
+    (lambda i: 4095 - i, {"PixelIntensityRelationshipSign": -1}),
+    (lambda i: i, {"PhotometricInterpretation": "MONOCHROME1",
+                   "PixelIntensityRelationshipSign": 1}),
+    (lambda i: i, {"RescaleSlope": 2, "RescaleIntercept": 0, "RescaleType": "US"}),
+    (lambda i: 4095 - i, {"RescaleSlope": -1, "RescaleIntercept": 4095,
+                          "PixelIntensityRelationshipSign": -1}),
+    (lambda i: i, {"Modality": "DX", "PixelIntensityRelationshipSign": 1}),
+    (lambda i: 4095 - i, {"Modality": "DX"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("stored", "tags"), TWINS)
+def test_twins_give_the_same_attenuation(tmp_path, stored, tags):
+    original = load_frames(saved(tmp_path, xray()))
+    twin = load_frames(saved(tmp_path, xray(stored(intensities()), **tags), "twin.dcm"))
+    np.testing.assert_allclose(twin.image, original.image, atol=1e-6)
+
+
+def test_log_with_a_table_is_the_same_attenuation(tmp_path):
+    stored = np.round(300 * np.log(intensities())).astype(np.uint16)
+    tags = {"PixelIntensityRelationship": "LOG", "ModalityLUTSequence": [lookup_table()]}
+    image = load_frames(saved(tmp_path, xray(stored, **tags)), white=4095).image
+    np.testing.assert_allclose(image, np.log(4095 / np.round(np.exp(stored / 300))), atol=1e-6)
+
+
+@pytest.mark.parametrize("relationship", ["LOG", "DISP"])
+def test_log_without_a_table_is_attenuation_up_to_scale(tmp_path, relationship):
+    stored = np.round(490 * np.log(intensities())).astype(np.uint16)
+    image = load_frames(
+        saved(tmp_path, xray(stored, PixelIntensityRelationship=relationship)), white=4075
+    ).image
+    truth = np.log(4095 / intensities())
+    slope, _ = np.polyfit(truth.ravel(), np.ravel(image), 1)
+    assert 0.9 < slope < 1.1  # the display range spans one count to full scale
+    correlation = np.corrcoef(np.ravel(image), truth.ravel())[0, 1]
+    assert correlation > 0.99999  # rounding to grey levels
+
+
+def test_radiographs_are_bright_where_much_is_absorbed(tmp_path):
+    tags = {"Modality": "CR", "PixelIntensityRelationship": None}
+    image = np.asarray(load_frames(saved(tmp_path, xray(**tags))).image)
+    assert np.corrcoef(image.ravel(), intensities().ravel())[0, 1] > 0.9999
+    tags["PhotometricInterpretation"] = "MONOCHROME1"
+    image = np.asarray(load_frames(saved(tmp_path, xray(**tags))).image)
+    assert np.corrcoef(image.ravel(), intensities().ravel())[0, 1] < -0.9999
+
+
+def test_options_overrule_the_header(tmp_path):
+    path = saved(tmp_path, xray())
+    image = load_frames(path, intensity="attenuation").image
+    np.testing.assert_allclose(image, intensities())
+    inverse = load_frames(path, invert=True, white=4095).image
+    np.testing.assert_allclose(inverse, np.log(4095 / (4095.0 - intensities())), atol=1e-5)
+
+
+# --- geometry -----------------------------------------------------------------------------------
+
+
+def test_geometry_of_the_header(tmp_path):
+    frames = load_frames(saved(tmp_path, xray(intensities(3), PixelSpacing=[0.3, 0.3])))
+    assert frames.camera.intrinsic.shape == (3, 3, 3)
+    assert frames.camera.sdd.shape == (3,)
+    np.testing.assert_allclose(frames.camera.intrinsic[1], CAMERA.intrinsic)
+    assert frames.carm is None
+    focal = jax.vmap(camera_.pixel_spacing)(frames.camera)
+    np.testing.assert_allclose(focal, [[0.5, 0.6]] * 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"DistanceSourceToDetector": None}, ["DistanceSourceToDetector", "sdd="]),
+        ({"DistanceSourceToDetector": 0}, ["DistanceSourceToDetector", "sdd="]),
+        ({"DistanceSourceToDetector": -5}, ["DistanceSourceToDetector", "sdd="]),
+        ({"ImagerPixelSpacing": None}, ["ImagerPixelSpacing", "pixel_spacing="]),
+        ({"ImagerPixelSpacing": [0, 1]}, ["ImagerPixelSpacing", "pixel_spacing="]),
+        ({"ImagerPixelSpacing": [0.5]}, ["ImagerPixelSpacing", "pixel_spacing="]),
+        (
+            {
+                "ImagerPixelSpacing": None,
+                "PixelSpacing": [0.3, 0.3],
+                "PixelSpacingCalibrationType": "GEOMETRY",
+            },
+            ["calibrated to the patient (GEOMETRY)", "pixel_spacing="],
+        ),
+        ({"Modality": "CT"}, ["load_volume"]),
+        ({"PixelData": b"123"}, []),
+        ({"PixelData": None}, ["PixelData"]),
+        ({"BitsAllocated": 7}, []),
+        ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, ["colour"]),
+        ({"NumberOfFrames": 100000, "Rows": 60000, "Columns": 60000}, ["GiB"]),
+        (
+            {"PositionerPrimaryAngle": 0, "PositionerPrimaryAngleIncrement": [0, 1, 2]},
+            ["increment"],
+        ),
+    ],
+)
+def test_headers_that_are_refused(tmp_path, tags, words):
+    refused(saved(tmp_path, xray(**tags)), *words)
+
+
+def test_text_in_place_of_a_number(tmp_path):
+    path = saved(tmp_path, xray(DistanceSourceToDetector=1234))
+    path.write_bytes(path.read_bytes().replace(b"1234", b"far "))
+    refused(path)
+
+
+def test_options_give_what_the_header_lacks(tmp_path):
+    path = saved(tmp_path, xray(DistanceSourceToDetector=None, ImagerPixelSpacing=None))
+    frames = load_frames(path, sdd=1000, pixel_spacing=(0.5, 0.6), mirrored=True)
+    np.testing.assert_allclose(frames.camera.intrinsic[0, 0, 0], -1000 / 0.6, rtol=1e-6)
+    frames = load_frames(path, sdd=1000, pixel_spacing=0.5, principal_point=(3, 4))
+    np.testing.assert_allclose(frames.camera.intrinsic[0, :2, 2], [3, 4])
+    frames = load_frames(path, camera=CAMERA)
+    np.testing.assert_allclose(frames.camera.intrinsic[0], CAMERA.intrinsic)
+    refused(path, "one size", camera=Camera.from_sdd(1000.0, (5, 5), (1.0, 1.0)))
+    refused(path, "sdd = -1", sdd=-1, pixel_spacing=1)
+    calibrated = xray(ImagerPixelSpacing=None, PixelSpacing=[0.5, 0.6])
+    load_frames(saved(tmp_path, calibrated))  # PixelSpacing without a calibration type is fine
+
+
+def test_angles_of_a_rotational_run(tmp_path):
+    tags = {
+        "PositionerPrimaryAngle": 30,
+        "PositionerSecondaryAngle": -10,
+        "DistanceSourceToPatient": 700,
+        "PositionerMotion": "DYNAMIC",
+    }
+    still = load_frames(saved(tmp_path, xray(intensities(3), **tags))).carm
+    np.testing.assert_allclose(np.degrees(still.primary), [30, 30, 30], rtol=1e-6)
+    np.testing.assert_allclose(np.degrees(still.secondary), [-10, -10, -10], rtol=1e-6)
+    np.testing.assert_allclose(still.source_to_isocenter, [700, 700, 700])
+    assert still.offset.shape == (3, 3)
+    tags |= {"PositionerPrimaryAngleIncrement": [0, 1.5, 4], "PositionerSecondaryAngleIncrement": 2}
+    moving = load_frames(saved(tmp_path, xray(intensities(3), **tags))).carm
+    np.testing.assert_allclose(np.degrees(moving.primary), [30, 31.5, 34], rtol=1e-6)
+    np.testing.assert_allclose(np.degrees(moving.secondary), [-10, -8, -6], rtol=1e-6)
+
+
+def test_distance_to_the_isocenter(tmp_path):
+    tags = {"PositionerPrimaryAngle": 0, "EstimatedRadiographicMagnificationFactor": 1.6}
+    path = saved(tmp_path, xray(**tags))
+    np.testing.assert_allclose(load_frames(path).carm.source_to_isocenter, [625])
+    given = load_frames(path, source_to_isocenter=650.0).carm
+    np.testing.assert_allclose(given.source_to_isocenter, [650])
+    path = saved(tmp_path, xray(PositionerPrimaryAngle=0))
+    assert load_frames(path).carm is None  # a start needs a distance
+
+
+DIRECTIONS = {"R": [1, 0, 0], "L": [-1, 0, 0], "A": [0, 1, 0], "P": [0, -1, 0],
+              "H": [0, 0, 1], "F": [0, 0, -1]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("primary", "secondary", "orientation", "mirrored"),
+    [
+        (0, 0, ["L", "F"], True),
+        (30, 20, ["L", "F"], True),
+        (-40, -25, ["L", "F"], True),
+        (0, 0, ["R", "F"], False),
+        (180, 0, ["L", "F"], False),  # detector behind the patient
+        (0, 0, ["F", "L"], False),  # turned by a quarter
+        (0, 0, ["H", "L"], True),
+        (0, 0, ["R", "H"], True),  # upside down
+        (90, 0, ["P", "F"], True),
+        (90, 0, ["A", "F"], False),
+        (60, 10, ["LA", "FL"], True),
+        (0, 0, ["", ""], True),
+        (0, 0, None, True),
+    ],
+)
+def test_patient_orientation_agrees_with_the_projection(
+    tmp_path, primary, secondary, orientation, mirrored
+):
+    tags = {
+        "PositionerPrimaryAngle": primary,
+        "PositionerSecondaryAngle": secondary,
+        "DistanceSourceToPatient": 700,
+        "PatientOrientation": orientation or "",
+    }
+    frames = load_frames(saved(tmp_path, xray(**tags)))
+    camera = jax.tree.map(lambda x: x[0], frames.camera)
+    assert bool(camera_.is_mirrored(camera)) == mirrored
+    if not orientation or not orientation[0]:
+        orientation = ["L", "F"]  # the usual display
+    carm = jax.tree.map(lambda x: x[0], frames.carm)
+    pose = from_carm(
+        np.degrees(carm.primary), np.degrees(carm.secondary), np.degrees(carm.roll),
+        source_to_isocenter=carm.source_to_isocenter, isocenter=(0.0, 0.0, 0.0),
+    )  # fmt: skip
+    along = [DIRECTIONS[letters[0]] for letters in orientation]
+    points = jnp.concatenate([jnp.zeros((1, 3)), 10.0 * jnp.array(along, float)])
+    centre, row, column = np.asarray(camera_.project_points(camera, pose, points))
+    assert row[0] - centre[0] > 1
+    assert column[1] - centre[1] > 1
+
+
+def test_projection_name_gives_a_start(tmp_path):
+    tags = {"Modality": "DX", "PatientOrientation": ["L", "F"], "DistanceSourceToPatient": 900}
+    frames = load_frames(saved(tmp_path, xray(ViewPosition="AP", **tags)))
+    np.testing.assert_allclose(np.degrees(frames.carm.primary), [180])
+    assert not bool(camera_.is_mirrored(jax.tree.map(lambda x: x[0], frames.camera)))
+    frames = load_frames(saved(tmp_path, xray(ViewPosition="PA", **tags)))
+    assert bool(camera_.is_mirrored(jax.tree.map(lambda x: x[0], frames.camera)))
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+@pytest.mark.parametrize("flip", ["NO", "YES"])
+def test_field_of_view_moves_the_central_ray(tmp_path, turn, flip):
+    """A mark at the centre of a detector is followed through cut, turn and flip."""
+    detector = np.zeros((81, 61))
+    detector[40, 30] = 1  # an odd count has a central element
+    top, left = 20, 5
+    image = detector[top : top + ROWS, left : left + COLUMNS]
+    image = np.rot90(image, -turn // 90)
+    image = image[:, ::-1] if flip == "YES" else image
+    (row, column) = np.argwhere(image)[0]
+    spacing = [0.5, 0.6] if turn % 180 == 0 else [0.6, 0.5]
+    tags = {
+        "DetectorElementSpacing": [0.5, 0.6],
+        "DetectorActiveDimensions": [81 * 0.5, 61 * 0.6],
+        "FieldOfViewOrigin": [top, left],
+        "FieldOfViewRotation": turn,
+        "FieldOfViewHorizontalFlip": flip,
+        "ImagerPixelSpacing": spacing,
+    }
+    stored = np.full((1, *image.shape), 100, np.uint16)
+    frames = load_frames(saved(tmp_path, xray(stored, **tags)), detect_collimator=False)
+    np.testing.assert_allclose(frames.camera.intrinsic[0, :2, 2], [column, row], atol=1e-4)
+
+
+# --- masks --------------------------------------------------------------------------------------
+
+
+def test_shutters(tmp_path):
+    v, u = np.mgrid[1 : ROWS + 1, 1 : COLUMNS + 1]
+    tags = {
+        "ShutterShape": ["RECTANGULAR", "CIRCULAR"],
+        "ShutterLeftVerticalEdge": 4,
+        "ShutterRightVerticalEdge": 29,
+        "ShutterUpperHorizontalEdge": 3,
+        "ShutterLowerHorizontalEdge": 20,
+        "CenterOfCircularShutter": [12, 16],
+        "RadiusOfCircularShutter": 11,
+    }
+    mask = load_frames(saved(tmp_path, xray(intensities(2), **tags))).mask
+    expected = (u >= 4) & (u <= 29) & (v >= 3) & (v <= 20)
+    expected &= (v - 12) ** 2 + (u - 16) ** 2 <= 121
+    np.testing.assert_array_equal(mask, [expected] * 2)
+    square = [5, 6, 5, 25, 20, 25, 20, 6]
+    tags = {"CollimatorShape": "POLYGONAL", "VerticesOfThePolygonalCollimator": square}
+    mask = load_frames(saved(tmp_path, xray(**tags))).mask[0]
+    assert mask[10, 15] == 1
+    assert mask[2, 15] == mask[10, 2] == mask[22, 15] == mask[10, 28] == 0
+    np.testing.assert_allclose(mask.sum(), 15 * 19, atol=2 * (15 + 19))
+
+
+def test_padding_value(tmp_path):
+    stored = intensities()
+    stored[0, :3] = 7
+    mask = load_frames(saved(tmp_path, xray(stored, PixelPaddingValue=7))).mask
+    assert float(mask[0, :3].max()) == 0
+    assert float(mask[0, 4:].min()) == 1
+
+
+def round_field(rows=200, columns=240, outside=0):
+    v, u = np.mgrid[:rows, :columns]
+    radius = np.hypot(v - rows / 2, u - columns / 2)
+    image = 60 + 120 * np.exp(-(radius**2) / 9000) + 5 * np.sin(u / 3)
+    return np.where(radius < 95, image, outside).astype(np.uint8), radius
+
+
+def test_round_dark_border_is_masked():
+    image, radius = round_field()
+    mask = collimation_mask(image)
+    assert mask[radius > 96].max() == 0
+    assert mask[radius < 92].min() == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image, radius: image,  # no border at all
+        lambda image, radius: np.where(radius < 95, image, 255),  # saturated air
+        lambda image, radius: np.where(radius < 20, 0, image),  # a dark implant inside
+        lambda image, radius: np.zeros_like(image),  # nothing to see anywhere
+        lambda image, radius: np.where(radius > 136, 0, image),  # a speck in a corner
+    ],
+)
+def test_what_is_not_a_dark_border_stays(change):
+    v, u = np.mgrid[:200, :200]
+    image = (60 + 50 * np.sin(u / 9) * np.cos(v / 11) + v / 5).astype(np.uint8)
+    assert collimation_mask(change(image, np.hypot(v - 100, u - 100))).all()
+
+
+def test_smooth_anatomy_that_reaches_the_border_stays():
+    """A noise-free projection is dark and smooth at the border, but not constant."""
+    u = np.linspace(0, 1, 200)
+    image = np.tile(4000 * np.exp(-6 * u), (200, 1)).round()
+    assert collimation_mask(image).all()
+
+
+# --- files without a header -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("a.png", np.uint8), ("a.png", np.uint16), ("a.tif", np.uint8), ("a.tiff", np.uint16),
+     ("a.bmp", np.uint8), ("a.npy", np.uint16), ("a.npy", np.int32), ("a.tif", np.int32)],
+)  # fmt: skip
+def test_whole_numbers_are_intensity(tmp_path, name, dtype):
+    image = (intensities()[0] // (16 if dtype == np.uint8 else 1)).astype(dtype)
+    path = tmp_path / name
+    np.save(path, image) if name == "a.npy" else Image.fromarray(image).save(path)
+    save_camera(tmp_path / "a.json", CAMERA)
+    frames = load_frames(path, white=int(image.max()))
+    np.testing.assert_allclose(frames.image[0], np.log(image.max() / image), atol=1e-5)
+    np.testing.assert_allclose(frames.camera.intrinsic[0], CAMERA.intrinsic, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.tif", "a.png"])
+def test_written_attenuation_comes_back(tmp_path, name):
+    image = np.log(4095 / intensities()[0]).astype(np.float32)
+    path = tmp_path / name
+    if name == "a.npy":
+        write_npy(path, image)
+    elif name == "a.png":
+        write_png(path, image)
+    else:
+        Image.fromarray(image).save(path)
+    frames = load_frames(path, camera=CAMERA)
+    step = np.ptp(image) / 65535 if name == "a.png" else 0
+    np.testing.assert_allclose(frames.image[0], image, atol=step / 2 + 1e-6)
+
+
+def test_stacks_are_frames(tmp_path):
+    stack = intensities(3)
+    np.save(tmp_path / "a.npy", stack)
+    pages = [Image.fromarray(page) for page in stack]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    save_camera(tmp_path / "a.json", CAMERA)
+    for name in ("a.npy", "a.tif"):
+        assert load_frames(tmp_path / name).image.shape == stack.shape
+    np.testing.assert_array_equal(
+        load_frames(tmp_path / "a.npy").image, load_frames(tmp_path / "a.tif").image
+    )
+
+
+def test_linear_floats(tmp_path):
+    np.save(tmp_path / "a.npy", intensities()[0] / np.float32(4095))
+    frames = load_frames(tmp_path / "a.npy", camera=CAMERA, intensity="linear", white=1.0)
+    np.testing.assert_allclose(frames.image[0], np.log(4095 / intensities()[0]), atol=1e-5)
+
+
+def test_grey_in_three_channels(tmp_path):
+    grey = (intensities()[0] // 16).astype(np.uint8)
+    Image.fromarray(np.stack([grey] * 3, -1)).save(tmp_path / "a.png")
+    save_camera(tmp_path / "a.png.json", CAMERA)
+    assert load_frames(tmp_path / "a.png").image.shape == (1, ROWS, COLUMNS)
+    Image.fromarray(np.stack([grey, grey, grey // 2], -1)).save(tmp_path / "a.png")
+    refused(tmp_path / "a.png", "colour")
+
+
+def test_images_that_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", intensities()[0])
+    refused(tmp_path / "a.npy", "sdd=", "camera file beside it")
+    content = (tmp_path / "a.npy").read_bytes()
+    for name, damaged in [("b.npy", content[:-9]), ("b.png", b"\x89PNG"), ("b.tif", content),
+                          ("b.dcm", b"x" * 400), ("b.txt", b"x"), ("b.npy", b"")]:  # fmt: skip
+        (tmp_path / name).write_bytes(damaged)
+        refused(tmp_path / name, camera=CAMERA)
+    np.save(tmp_path / "c.npy", np.array([{"a": 1}]), allow_pickle=True)
+    refused(tmp_path / "c.npy", camera=CAMERA)
+    np.save(tmp_path / "d.npy", np.full((4, 4), np.nan))
+    refused(tmp_path / "d.npy", "finite", camera=CAMERA)
+    np.save(tmp_path / "e.npy", np.zeros(4))
+    refused(tmp_path / "e.npy", "shape (4,)", camera=CAMERA)
+    refused(tmp_path, "a folder")
+    refused(tmp_path / "missing.dcm", "no such file")
+    (tmp_path / "a.json").write_text(json.dumps({"sdd": 1000}))
+    with pytest.raises(InputError, match=r"a\.json.*image_size"):
+        load_frames(tmp_path / "a.npy")
+
+
+def test_frames_map_over_their_leading_axis(tmp_path):
+    tags = {"PositionerPrimaryAngle": 10, "DistanceSourceToPatient": 700,
+            "ShutterShape": "CIRCULAR", "CenterOfCircularShutter": [12, 16],
+            "RadiusOfCircularShutter": 11}  # fmt: skip
+    frames = load_frames(saved(tmp_path, xray(intensities(4), **tags)))
+    means = jax.vmap(lambda frame: (frame.image * frame.mask).mean() + frame.camera.sdd)(frames)
+    assert means.shape == (4,)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(frames)} == {4}
+
+
+def test_a_missing_decoder_is_named(tmp_path, monkeypatch):
+    dataset = xray()
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.90"
+    dataset.PixelData = (
+        b"\xfe\xff\x00\xe0\x00\x00\x00\x00\xfe\xff\x00\xe0\x04\x00\x00\x00" + b"1234"
+    )
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    path = saved(tmp_path, dataset)
+    for module in ("pylibjpeg", "openjpeg", "gdcm", "PIL"):
+        monkeypatch.setitem(sys.modules, module, None)
+    from pydicom.pixels.decoders.base import Decoder
+
+    monkeypatch.setattr(Decoder, "is_available", property(lambda self: False))
+    refused(path, "JPEG 2000", "jxreg[dicom-codecs]")
+
+
+# --- real images ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codec", ["J2KR", "JLSL", "JPLL", "RLE"])
+def test_real_codecs_hold_the_same_pixels(data_dir, codec):
+    folder = data_dir / "dicom-xray"
+    plain = read_pixels(folder / "XA1_UNC.dcm")
+    np.testing.assert_array_equal(read_pixels(folder / f"XA1_{codec}.dcm"), plain)
+
+
+def test_real_round_field_is_masked(data_dir):
+    path = data_dir / "dicom-xray" / "XA1_UNC.dcm"
+    refused(path, "DistanceSourceToDetector")
+    frames = load_frames(path, sdd=1000, pixel_spacing=0.2)
+    mask = np.asarray(frames.mask[0])
+    assert mask[512, 512] == 1
+    assert mask[:20, :20].max() == 0
+    assert 0.75 < mask.mean() < np.pi / 4
+
+
+def test_real_multiframe_run(data_dir):
+    path = data_dir / "dicom-xray" / "XA_multiframe_jpeg_fragments.dcm"
+    options = {"sdd": 1000, "pixel_spacing": 0.3, "source_to_isocenter": 700}
+    frames = load_frames(path, detect_collimator=False, **options)
+    assert frames.image.shape == (96, 512, 512)
+    np.testing.assert_allclose(np.degrees(frames.carm.primary), -32, rtol=1e-5)
+
+
+def test_real_radiographs(data_dir):
+    folder = data_dir / "dicom-xray"
+    frames = load_frames(folder / "dx_image.dcm")
+    np.testing.assert_allclose(frames.camera.intrinsic[0, 0, 0], 1000 / 1.2012, rtol=1e-5)
+    np.testing.assert_allclose(frames.camera.intrinsic[0, 1, 1], 1000 / 1.2, rtol=1e-5)
+    hip = load_frames(folder / "RG2_J2KR.dcm", sdd=1000)  # bone is bright: MONOCHROME2
+    leg = load_frames(folder / "RG3_J2KR.dcm", sdd=1000, pixel_spacing=0.2)  # dark: MONOCHROME1
+    bone = [hip.image[0, 950, 1100], leg.image[0, 1100, 880]]
+    air = [hip.image[0, 1900, 500], leg.image[0, 600, 500]]
+    assert bone[0] > air[0] + 1
+    assert bone[1] > air[1] + 1
+    assert hip.mask is None  # its collimator lets scatter through: no edge that is certain
+    assert float(leg.mask[0, 900, 200]) == 0
+    assert float(leg.mask[0, 900, 900]) == 1
+
+
+def test_real_fluoroscopy_in_tiff(data_dir):
+    path = data_dir / "wrist-biplane-xray-ct" / "xr_rad_uln_cam01_UND.0099.tif"
+    frames = load_frames(path, sdd=1000, pixel_spacing=0.2)
+    assert frames.image.shape == (1, 1760, 1760)
+    assert float(frames.mask[0, 5, 5]) == 0
+    assert float(frames.mask[0, 880, 880]) == 1
+    assert float(frames.image[0, 300, 1400]) < 0.1  # air

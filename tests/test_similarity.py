@@ -10,7 +10,6 @@ from similarity_images import (
     COLUMNS,
     ROWS,
     blobs,
-    compiled,
     half_mask,
     jnp_pair,
     pair,
@@ -34,9 +33,20 @@ def plain(name):
 
 
 @functools.cache
+def lanes(name):
+    """The similarities of a batch of pairs under one mask, and their gradients, compiled."""
+    value_and_grad = jax.value_and_grad(SIMILARITIES[name], argnums=(0, 1))
+    return quick_jit(jax.vmap(value_and_grad, in_axes=(0, 0, None)))
+
+
 def masked(name):
-    """The similarity under a mask and its gradients by both images, compiled."""
-    return quick_jit(jax.value_and_grad(SIMILARITIES[name], argnums=(0, 1)))
+    """The similarity of one pair under a mask, and its gradients: a batch of twice the same."""
+
+    def value_and_grad(moving, fixed, mask):
+        batch = lanes(name)(jnp.stack([moving] * 2), jnp.stack([fixed] * 2), mask)
+        return jax.tree.map(lambda lane: lane[0], batch)
+
+    return value_and_grad
 
 
 @pytest.mark.parametrize("name", AFFINE)
@@ -127,30 +137,29 @@ def test_nothing_to_see_is_zero_with_zero_gradient(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_vmap_is_a_loop_and_nan_stays_in_its_lane(name):
+def test_compiled_batch_is_a_loop_of_eager_calls(name):
     moving, fixed = jnp_pair()
-    mask = jnp.asarray(half_mask())
-    batch = jnp.stack([moving, moving[::-1], 2 * fixed])
-    lanes = quick_jit(jax.vmap(jax.value_and_grad(SIMILARITIES[name]), in_axes=(0, None, None)))
-    scores, gradients = lanes(batch, fixed, mask)
-    loop = [masked(name)(image, fixed, mask)[0] for image in batch]
-    np.testing.assert_allclose(scores, loop, atol=1e-5)
-    spoilt, spoilt_gradients = lanes(batch.at[1, 10, 11].set(jnp.nan), fixed, mask)
-    assert np.isnan(spoilt[1])
-    np.testing.assert_array_equal(spoilt[::2], scores[::2])
-    np.testing.assert_array_equal(spoilt_gradients[::2], gradients[::2])
+    pairs, mask = [(moving, fixed), (fixed, moving[::-1])], jnp.asarray(half_mask())
+    # Small patches, which take fewer operations to compile one by one.
+    small = {"patch_ncc": {"patch": 3}, "multiscale_ncc": {"patches": (None, 3)}}.get(name, {})
+    score = functools.partial(SIMILARITIES[name], mask=mask, **small)
+    batch = quick_jit(jax.vmap(score))(*(jnp.stack(images) for images in zip(*pairs, strict=True)))
+    loop = [score(*images) for images in pairs]
+    assert loop[0].dtype == jnp.float32
+    np.testing.assert_allclose(batch, loop, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_jit_is_eager(name):
+def test_nan_is_seen_and_stays_in_its_lane(name):
     moving, fixed = jnp_pair()
     mask = jnp.asarray(half_mask())
-    # Small patches, which take fewer operations to compile one by one.
-    small = {"patch_ncc": {"patch": 2}, "multiscale_ncc": {"patches": (None, 2)}}.get(name, {})
-    eager = SIMILARITIES[name](moving, fixed, mask, **small)
-    assert eager.dtype == jnp.float32
-    expected = compiled(SIMILARITIES[name], moving, fixed, mask, **small)
-    np.testing.assert_allclose(expected, eager, atol=1e-5)
+    images, other = jnp.stack([moving, moving[::-1]]), jnp.stack([fixed, fixed])
+    scores, gradients = lanes(name)(images, other, mask)
+    spoilt, spoilt_gradients = lanes(name)(images.at[1, 10, 11].set(jnp.nan), other, mask)
+    assert np.isnan(spoilt[1])
+    assert spoilt[0] == scores[0]
+    for clean, beside in zip(gradients, spoilt_gradients, strict=True):
+        np.testing.assert_array_equal(beside[0], clean[0])
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -183,7 +183,7 @@ def test_faint_patches_beside_bright_ones_in_float32():
         image[:, :3] += 30
     single = [jnp.asarray(image, jnp.float32) for image in (moving, fixed)]
     expected = brute_patch_ncc(*(np.asarray(image, np.float64) for image in single), 7)
-    # E[x^2] - E[x]^2 in float32 would be off by more than the whole contrast of 1e-3.
+    # In float32, E[x^2] - E[x]^2 has an error of the size of these variances.
     score = compiled(similarity.patch_ncc, *single, patch=7, floor=0.0)
     np.testing.assert_allclose(score, expected, atol=1e-3)
 

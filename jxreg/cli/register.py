@@ -1,0 +1,161 @@
+"""`jxreg register`: where did the C-arm stand?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from jxreg.cli.options import CameraOptions, PoseOptions
+
+if TYPE_CHECKING:
+    from jxreg.cli.tasks import Task
+    from jxreg.register import RegisterConfig, Registration
+    from jxreg.volume import Volume
+
+NOT_PASSED = 4
+PART_NOT_PASSED = 5
+CHUNK = 8
+"""Frames that are registered at once."""
+
+
+def run_register(
+    volume: tyro.conf.Positional[Path],
+    xrays: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    out: Path,
+    pose: PoseOptions = PoseOptions(),
+    camera: CameraOptions = CameraOptions(),
+    mirrored: Literal["auto", "yes", "no"] = "auto",
+    intensity: Literal["auto", "linear", "log", "attenuation"] = "auto",
+    invert: bool = False,
+    config: Path | None = None,
+) -> int:
+    """Register X-ray images to a CT: find the pose of the C-arm for each of them.
+
+    The search begins at the pose file, else at the angles given here, else at the positioner angles
+    in the DICOM header. Results go to OUT, or to one folder in it for each frame: report.html,
+    registration.json, pose.json, pose.tfm (for 3D Slicer), drr.npy and drr.png.
+    Exit code 4: the result did not pass its own checks; 5: some of several did not.
+
+    Args:
+        volume: CT: NIfTI, NRRD, MHA, or a folder of DICOM slices.
+        xrays: X-ray images: DICOM (single or multi-frame), PNG, TIFF, NPY.
+        out: Folder for the results.
+        pose: The start.
+        camera: Geometry of images that do not tell it themselves.
+        mirrored: Whether the display is mirrored; auto: what the header or the camera file says.
+        intensity: What pixel values stand for: intensity that arrived, its log, or attenuation.
+        invert: Bright and dark are the other way round, as in exported images with bright bone.
+        config: Configuration (JSON), as in the `config` of a registration.json; or such a file.
+    """
+    from jxreg.cli.config_file import read_config
+    from jxreg.cli.console import progress_console, step
+    from jxreg.cli.tasks import read_tasks
+    from jxreg.errors import InputError
+    from jxreg.io import load_volume
+
+    if not xrays:
+        raise InputError(
+            "XRAYS", "no file", "one X-ray image or more", "name them after the volume"
+        )
+    chosen = read_config(config)
+    console, seconds = progress_console(), {}
+    with step(console, f"read {volume.name}", seconds):
+        loaded = load_volume(volume)
+    with step(console, f"read {len(xrays)} X-ray file{'s'[: len(xrays) != 1]}", seconds):
+        shown = {"auto": None, "yes": True, "no": False}[mirrored]
+        reading = {"mirrored": shown, "intensity": intensity, "invert": invert}
+        tasks = read_tasks(loaded, xrays, pose, camera, reading)
+    records = _register_and_write(console, volume, loaded, tasks, chosen, out, seconds)
+    return _summary(records, out)
+
+
+def _register_and_write(console, path, volume, tasks, config, out, seconds) -> list[dict]:
+    from jxreg.cli.console import step
+    from jxreg.cli.outputs import Case, config_entries, level_names, write_case
+    from jxreg.cli.provenance import input_entry, make_folder
+    from jxreg.report import Context
+
+    sums = {p: input_entry("X-ray", p) for p in {task.path for task in tasks}}
+    inputs = input_entry("volume", path)
+    folders = {t.name: out if len(tasks) == 1 else out / t.name for t in tasks}
+    records = []
+    for chunk in chunks_alike(tasks):
+        count, spent = len(chunk), dict(seconds)
+        what = chunk[0].title if count == 1 else f"{count} frames, from {chunk[0].title}"
+        with step(console, f"register {what}", spent):
+            results = register_chunk(volume, chunk, config)
+        spent["register"] = spent.pop(f"register {what}") / count
+        for task, result in zip(chunk, results, strict=True):
+            context = Context(
+                title=f"{task.title} to {path.resolve().name}",
+                start_source=task.start_source,
+                inputs=(inputs, sums[task.path]),
+                config=config_entries(config),
+                levels=level_names(config),
+                seconds=spent,
+                notes=task.notes,
+            )
+            folder = make_folder(folders[task.name])
+            with step(console, f"write {folder}"):
+                case = Case(volume, task.frame, task.start, result, context)
+                records.append(write_case(folder, case) | {"folder": folder})
+    return records
+
+
+def chunks_alike(tasks: "list[Task]") -> "list[list[Task]]":
+    """Frames of one shape together, at most `CHUNK` at a time, in the order of the files."""
+    import jax
+
+    groups: dict[Any, list[Task]] = {}
+    for task in tasks:
+        leaves, tree = jax.tree.flatten(task.frame)
+        groups.setdefault((tree, *(leaf.shape for leaf in leaves)), []).append(task)
+    return [g[i : i + CHUNK] for g in groups.values() for i in range(0, len(g), CHUNK)]
+
+
+def register_chunk(
+    volume: "Volume", tasks: "list[Task]", config: "RegisterConfig"
+) -> "list[Registration]":
+    """Registers frames of one shape, several under one `vmap`."""
+    import jax
+    import jax.numpy as jnp
+
+    from jxreg.register import register
+
+    if len(tasks) == 1:
+        return [
+            jax.block_until_ready(register(volume, tasks[0].frame, tasks[0].start, config=config))
+        ]
+    frames, starts = (
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *items)
+        for items in ([t.frame for t in tasks], [t.start for t in tasks])
+    )
+
+    def one(frame, start):
+        return register(volume, frame, start, config=config)
+
+    results = jax.block_until_ready(jax.vmap(one)(frames, starts))
+    return [jax.tree.map(lambda x, i=i: x[i], results) for i in range(len(tasks))]
+
+
+def _summary(records: list[dict], out: Path) -> int:
+    """Prints the results and gives the exit code."""
+    from jxreg.cli.console import print_registration, result_console
+    from jxreg.io import write_atomic
+    from jxreg.report import batch_html
+
+    console = result_console()
+    for record in records:
+        print_registration(console, record)
+        console.print(f"{record['folder'] / 'report.html'}", markup=False, soft_wrap=True)
+    failed = sum(record["status"] != "OK" for record in records)
+    if len(records) > 1:
+        links = [f"{record['folder'].name}/report.html" for record in records]
+        write_atomic(out / "index.html", batch_html(records, links).encode())
+        console.print(
+            f"\n{len(records) - failed} of {len(records)} passed their checks; {out / 'index.html'}"
+        )
+    if not failed:
+        return 0
+    return NOT_PASSED if failed == len(records) else PART_NOT_PASSED

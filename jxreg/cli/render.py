@@ -1,0 +1,161 @@
+"""`jxreg render`: a DRR of a volume."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from jxreg.cli.options import CameraOptions, PoseOptions, check_pose, pose_of
+
+if TYPE_CHECKING:
+    import jaxlie
+    from jaxtyping import Array, Float
+
+    from jxreg.camera import Camera
+
+ENDINGS = (".png", ".npy", ".nii", ".nii.gz")
+
+
+def run_render(
+    volume: tyro.conf.Positional[Path],
+    /,
+    out: Path,
+    pose: PoseOptions = PoseOptions(),
+    camera: CameraOptions = CameraOptions(),
+    size: tuple[int, int] | None = None,
+    mirrored: bool = False,
+    quadrature: Literal["trilinear", "joseph", "siddon"] = "trilinear",
+    step_mm: float | None = None,
+) -> int:
+    """Render a DRR of a CT as a C-arm would see it.
+
+    Beside the image goes a JSON file of the same name with pose, camera and inputs; --pose and
+    --camera read it.
+
+    Args:
+        volume: CT: NIfTI, NRRD, MHA, or a folder of DICOM slices.
+        out: Image to write: .png (16 bit), .npy, .nii or .nii.gz (where the detector stood).
+        pose: Where the C-arm stands.
+        camera: Its geometry; by default 1020 mm from source to detector and 280 mm of detector.
+        size: Rows and columns of the image [px]; 256 256 by default.
+        mirrored: Show the image as seen from the detector, the conventional display.
+        quadrature: How the line integral is taken.
+        step_mm: Step of `trilinear` [mm]; by default half of the smallest voxel side.
+    """
+    from jxreg.cli.console import progress_console, result_console, step
+    from jxreg.cli.provenance import input_entry
+    from jxreg.io import load_volume
+
+    _check_ending(out)
+    console = progress_console()
+    made = _camera(camera, pose, size, mirrored)
+    with step(console, f"read {volume.name}"):
+        loaded = load_volume(volume)
+    placed = pose_of(pose, loaded, source_to_isocenter=0.69 * float(made.sdd))
+    check_pose("pose", placed, made, loaded)
+    integrate = _integrate(quadrature, step_mm)
+    with step(console, f"render {made.image_size[0]} x {made.image_size[1]} ({quadrature})"):
+        image = _rendered(loaded, made, placed, integrate)
+    about = {
+        "inputs": [input_entry("volume", volume)],
+        "quadrature": quadrature,
+        "step_mm": step_mm,
+        "attenuation": [float(image.min()), float(image.max())],
+    }
+    _write(out, image, made, placed, about)
+    result_console().print(str(out), soft_wrap=True, markup=False)
+    return 0
+
+
+def _camera(options: CameraOptions, pose: PoseOptions, size, mirrored: bool) -> "Camera":
+    """The camera of a file (the pose file's own, if no other is given), or of the options."""
+    import json
+
+    from jxreg.camera import Camera, rescale
+    from jxreg.io import load_camera
+
+    file = options.camera
+    if file is None and pose.pose is not None and options.sdd is None and pose.pose.is_file():
+        try:
+            file = pose.pose if "camera" in json.loads(pose.pose.read_bytes()) else None
+        except (ValueError, TypeError):
+            file = None  # `load_pose` says what is wrong with it
+    if file is not None:
+        camera = load_camera(file)
+        return camera if size is None else rescale(camera, size)
+    rows, columns = size or (256, 256)
+    spacing = options.pixel_spacing or (280.0 / max(rows, columns),) * 2
+    return Camera.from_sdd(
+        1020.0 if options.sdd is None else options.sdd,
+        (rows, columns),
+        spacing,
+        options.principal_point,
+        mirrored=mirrored,
+    )
+
+
+def _integrate(quadrature: str, step_mm: float | None):
+    from jxreg import drr
+    from jxreg.errors import InputError
+
+    if step_mm is not None and quadrature != "trilinear":
+        raise InputError(
+            "--step-mm", f"given with {quadrature}", "--quadrature trilinear", "leave it out"
+        )
+    makers = {"trilinear": lambda: drr.trilinear(step_mm), "joseph": drr.joseph}
+    return makers.get(quadrature, drr.siddon)()
+
+
+def _rendered(volume, camera, pose, integrate):
+    import jax
+    import numpy as np
+
+    from jxreg import drr
+
+    # arguments of one compiled function, so that nothing is baked in
+    render = jax.jit(lambda v, c, p: drr.render(v, c, p, integrate))
+    return np.asarray(jax.block_until_ready(render(volume, camera, pose)))
+
+
+def _check_ending(out: Path) -> None:
+    from jxreg.errors import InputError
+
+    if not out.name.endswith(ENDINGS):
+        raise InputError(
+            str(out), f"ending {out.suffix!r}", "one of " + " ".join(ENDINGS), "rename --out"
+        )
+    if not out.parent.is_dir():
+        raise InputError(
+            str(out), f"no folder {out.parent}", "a folder that exists", "make it first"
+        )
+
+
+def _write(out: Path, image, camera: "Camera", pose: "jaxlie.SE3", about: dict) -> None:
+    from jxreg.io import write_atomic, write_nifti, write_npy, write_png
+    from jxreg.io.pose_file import json_bytes, pose_dict
+    from jxreg.report import versions
+
+    if out.suffix == ".png":
+        write_png(out, image)
+    elif out.suffix == ".npy":
+        write_npy(out, image)
+    else:
+        write_nifti(out, image.T[:, :, None], detector_affine(camera, pose))
+    stem = out.name.removesuffix(".gz").rsplit(".", 1)[0]
+    entry = pose_dict(pose, camera) | {"about": about | {"versions": versions()}}
+    write_atomic(out.with_name(f"{stem}.json"), json_bytes(entry))
+
+
+def detector_affine(camera: "Camera", pose: "jaxlie.SE3") -> "Float[Array, '4 4']":
+    """World (RAS [mm]) from (column, row, 0): puts an image where the detector stood."""
+    import jax.numpy as jnp
+
+    from jxreg.camera import detector_points
+
+    pixels = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    corner, right, below = pose.inverse().apply(detector_points(camera, pixels))
+    across, down = right - corner, below - corner
+    normal = jnp.cross(across, down)
+    normal = normal / jnp.linalg.norm(normal)
+    top = jnp.stack([across, down, normal, corner], -1)
+    return jnp.concatenate([top, jnp.array([[0.0, 0.0, 0.0, 1.0]])])

@@ -4,6 +4,9 @@ from jxreg.io.atomic import write_atomic
 from jxreg.io.boundary import InputWarning
 from jxreg.io.collimation import collimation_mask
 from jxreg.io.frame_file import load_frames
+from jxreg.io.itk_transform import load_tfm, save_tfm
+from jxreg.io.labels import Labels, load_label_names, load_labels, select_labels, split_labels
+from jxreg.io.landmarks import Landmarks, load_landmarks, save_landmarks
 from jxreg.io.nifti import write_nifti
 from jxreg.io.pose_file import load_camera, load_pose, save_camera, save_pose
 from jxreg.io.raster import write_npy, write_png
@@ -11,13 +14,23 @@ from jxreg.io.volume_file import load_volume
 
 __all__ = [
     "InputWarning",
+    "Labels",
+    "Landmarks",
     "collimation_mask",
     "load_camera",
     "load_frames",
+    "load_label_names",
+    "load_labels",
+    "load_landmarks",
     "load_pose",
+    "load_tfm",
     "load_volume",
     "save_camera",
+    "save_landmarks",
     "save_pose",
+    "save_tfm",
+    "select_labels",
+    "split_labels",
     "write_atomic",
     "write_nifti",
     "write_npy",

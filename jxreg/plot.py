@@ -85,11 +85,12 @@ def checkerboard(
     squares: int = 8,
 ) -> UInt8[np.ndarray, "rows columns 3"]:
     """Squares of two pictures in turn, the second one in teal: anatomy must cross each border."""
-    side = max(1, max(first.shape) // squares)
-    row, column = np.indices(first.shape) // side
+    rows, columns = first.shape
+    side = max(1, max(rows, columns) // squares)
+    other = (np.arange(rows)[:, None] // side + np.arange(columns) // side) % 2 == 1
     plain = np.repeat(first[..., None], 3, -1)
     tinted = np.round(second[..., None] * _TINT).astype(np.uint8)
-    return np.where((row + column)[..., None] % 2 == 0, plain, tinted)
+    return np.where(other[..., None], tinted, plain)
 
 
 def contours(image: ArrayLike, sigma: float = 2.5) -> Float[np.ndarray, "rows columns"]:

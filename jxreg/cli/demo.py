@@ -95,7 +95,8 @@ def make_scene(pixels: int, voxel_mm: float, seed: int) -> Scene:
     phantom = phantoms.pelvis_and_spine()
     grid = phantoms.grid_around(phantom, voxel_mm)
     volume = phantoms.voxelise(phantoms.total(phantom), *grid)
-    camera = Camera.from_sdd(1020.0, (pixels, pixels), (380.0 / pixels,) * 2, mirrored=True)
+    side = 380.0 / pixels
+    camera = Camera.from_sdd(1020.0, (pixels, pixels), (side, side), mirrored=True)
     truth = from_carm(
         20.0,
         8.0,
@@ -127,20 +128,22 @@ def exact_xray(phantom, camera, pose, random):
 
 def true_errors(scene: Scene, pose: "jaxlie.SE3") -> dict[str, tuple[float, float]]:
     """Errors at the start and at the result, over the centres of the phantom's parts."""
+    import jax
     import jax.numpy as jnp
-    import numpy as np
 
     from jxreg.metrics import mrpd, mtre
     from jxreg.pose import rotation_angle
 
     centres = jnp.stack([part.world_from_shape.translation() for part in scene.phantom])
-    pair = (scene.start, pose)
-    rotation = [float(np.degrees(rotation_angle(scene.truth, p))) for p in pair]
-    return {
-        "mTRE [mm]": tuple(float(mtre(p, scene.truth, centres)) for p in pair),
-        "mRPD [mm]": tuple(float(mrpd(p, scene.truth, centres)) for p in pair),
-        "rotation [°]": tuple(rotation),
-    }
+
+    @jax.jit
+    def errors(pose):
+        metrics = (mtre(pose, scene.truth, centres), mrpd(pose, scene.truth, centres))
+        return (*metrics, jnp.rad2deg(rotation_angle(scene.truth, pose)))
+
+    names = ("mTRE [mm]", "mRPD [mm]", "rotation [°]")
+    pairs = zip(names, errors(scene.start), errors(pose), strict=True)
+    return {name: (float(before), float(after)) for name, before, after in pairs}
 
 
 def write_inputs(folder: Path, scene: Scene) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import jaxlie
+    import numpy as np
+    from jaxtyping import Float
 
     from jxreg.frame import Frame
     from jxreg.register import RegisterConfig, Registration
@@ -63,7 +65,8 @@ def write_case(folder: Path, case: Case) -> dict[str, Any]:
     trace = record["trace"]
     pictures = plot.pictures(frame.image, frame.mask, before, after)
     curve = plot.similarity_figure(
-        *(_numbers(trace[k]) for k in ("similarity", "step_mm")),
+        _numbers(trace["similarity"]),
+        _numbers(trace["step_mm"]),
         trace["level"],
         tuple(trace["levels"]),
     )
@@ -103,5 +106,7 @@ def _write_pose(folder: Path, case: Case) -> None:
     save_pose(folder / "pose.json", case.result.pose, case.frame.camera)
 
 
-def _numbers(values: list) -> list[float]:
-    return [float("nan") if value is None else value for value in values]
+def _numbers(values: list) -> "Float[np.ndarray, ' steps']":
+    import numpy as np
+
+    return np.array([np.nan if value is None else value for value in values], float)

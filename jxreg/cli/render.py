@@ -84,11 +84,11 @@ def _camera(options: CameraOptions, pose: PoseOptions, size, mirrored: bool) -> 
         camera = load_camera(file)
         return camera if size is None else rescale(camera, size)
     rows, columns = size or (256, 256)
-    spacing = options.pixel_spacing or (280.0 / max(rows, columns),) * 2
+    side = 280.0 / max(rows, columns)
     return Camera.from_sdd(
         1020.0 if options.sdd is None else options.sdd,
         (rows, columns),
-        spacing,
+        options.pixel_spacing or (side, side),
         options.principal_point,
         mirrored=mirrored,
     )

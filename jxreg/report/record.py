@@ -5,17 +5,18 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxlie import SE3
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from jxreg.camera import Camera
-from jxreg.io.pose_file import camera_dict
-from jxreg.pose import perturb, to_carm, twist_between
+from jxreg.errors import InputError
+from jxreg.io.pose_file import camera_dict, rigid_matrix
+from jxreg.pose import to_carm, twist_between
 from jxreg.register import Registration, Status
 from jxreg.report.words import reasons
 
@@ -64,29 +65,33 @@ def registration_record(
         source_to_isocenter: Distance that the C-arm shows [mm]; by default that of the start.
     """
     context = context or Context()
-    distance = source_to_isocenter or float(start.apply(isocenter)[2])
+    shown = _shown(result.pose, start, jnp.asarray(isocenter))
+    distance = source_to_isocenter or float(shown.start_offset[2])
     record = {
         "format": "jxreg-registration",
         "version": 1,
         "title": context.title,
         "status": Status(int(result.status)).name,
-        "camera_from_world": result.pose.as_matrix(),
+        "camera_from_world": _matrix(result.pose),
         "world": "RAS",
         "unit": "mm",
         "camera": camera_dict(camera),
         "isocenter": isocenter,
-        "carm": _carm(result.pose, isocenter, distance),
-        "standard_deviation": _deviations(result, isocenter, distance),
+        "carm": _carm(shown.angles, shown.offset, distance),
+        "standard_deviation": _carm(*_deviations(shown.angles, result.covariance), 0.0),
         "similarity": result.similarity,
         "initial_similarity": result.initial_similarity,
         "coverage": result.coverage,
         "kept": result.kept,
         "covariance": result.covariance,
-        "moved": _motion(start, result.pose, isocenter),
+        "moved": {
+            "translation_mm": np.linalg.norm(shown.twist[:3]),
+            "rotation_degrees": np.degrees(np.linalg.norm(shown.twist[3:])),
+        },
         "start": {
             "source": context.start_source,
-            "camera_from_world": start.as_matrix(),
-            "carm": _carm(start, isocenter, distance),
+            "camera_from_world": _matrix(start),
+            "carm": _carm(shown.start_angles, shown.start_offset, distance),
         },
         "errors": {k: {"start": a, "end": b} for k, (a, b) in context.errors.items()},
         "notes": context.notes,
@@ -117,45 +122,66 @@ def versions() -> dict[str, str]:
     return found | {"python": platform.python_version(), "device": str(device.device_kind)}
 
 
-def _carm(pose: SE3, isocenter: Array, distance: float) -> dict[str, Any]:
-    carm = to_carm(pose, source_to_isocenter=distance, isocenter=isocenter)
-    return {
-        "primary_degrees": np.degrees(carm.primary),
-        "secondary_degrees": np.degrees(carm.secondary),
-        "roll_degrees": np.degrees(carm.roll),
-        "source_to_isocenter": distance,
-        "offset": carm.offset,
-    }
+class _Shown(NamedTuple):
+    """What a C-arm displays of a pose and of the start."""
+
+    angles: Float[Array, "3"]
+    """Primary, secondary, roll [rad]."""
+    offset: Float[Array, "3"]
+    """The isocenter in the camera frame [mm]."""
+    start_angles: Float[Array, "3"]
+    start_offset: Float[Array, "3"]
+    twist: Float[Array, "6"]
+    """From the start to the pose (mm, rad)."""
 
 
-def _motion(start: SE3, end: SE3, isocenter: Array) -> dict[str, Any]:
-    twist = np.asarray(twist_between(start, end, isocenter), np.float64)
-    return {
-        "translation_mm": np.linalg.norm(twist[:3]),
-        "rotation_degrees": np.degrees(np.linalg.norm(twist[3:])),
-    }
+@jax.jit
+def _shown(pose: SE3, start: SE3, isocenter: Array) -> _Shown:
+    def displayed(pose):
+        carm = to_carm(pose, source_to_isocenter=0.0, isocenter=isocenter)
+        return jnp.stack([carm.primary, carm.secondary, carm.roll]), carm.offset
+
+    return _Shown(*displayed(pose), *displayed(start), twist_between(start, pose, isocenter))
 
 
-def _deviations(result: Registration, isocenter: Array, distance: float) -> dict[str, Any]:
-    """One standard deviation of what the C-arm shows, to first order in the covariance."""
+def _deviations(angles: ArrayLike, covariance: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """One standard deviation of angles [rad] and offset [mm], to first order.
 
-    def shown(twist):
-        carm = to_carm(
-            perturb(result.pose, twist, isocenter),
-            source_to_isocenter=distance,
-            isocenter=isocenter,
-        )
-        return jnp.concatenate([jnp.stack([carm.primary, carm.secondary, carm.roll]), carm.offset])
-
-    jacobian = np.asarray(jax.jit(jax.jacfwd(shown))(jnp.zeros(6)), np.float64)
-    covariance = np.asarray(result.covariance, np.float64)
+    The rotation is Rz(roll) Rx(pi / 2 - secondary) Rz(-primary): each angle turns about an axis
+    that the angles left of it have turned, and a rotation vector is the sum of those turns.
+    """
+    _, secondary, roll = np.asarray(angles, np.float64)
+    matrix = np.asarray(covariance, np.float64)
+    if not np.isfinite(matrix).all():
+        return np.full(3, np.nan), np.full(3, np.nan)
+    x = np.array([np.cos(roll), np.sin(roll), 0.0])
+    y = np.array([-np.sin(roll), np.cos(roll), 0.0])
+    z = np.array([0.0, 0.0, 1.0])
+    long_axis = np.sin(secondary) * z - np.cos(secondary) * y
+    rotation_from_angles = np.stack([-long_axis, -x, z], -1)
+    angles_from_rotation = np.linalg.pinv(rotation_from_angles)
+    variance = np.diag(angles_from_rotation @ matrix[3:, 3:] @ angles_from_rotation.T)
     with np.errstate(invalid="ignore"):
-        deviation = np.sqrt(np.diag(jacobian @ covariance @ jacobian.T))
-    angles = dict(zip(_ANGLES, np.degrees(deviation[:3]), strict=True))
-    return angles | {"offset": deviation[3:]}
+        return np.sqrt(variance), np.sqrt(np.diag(matrix)[:3])
 
 
-_ANGLES = ("primary_degrees", "secondary_degrees", "roll_degrees")
+def _matrix(pose: SE3) -> np.ndarray | None:
+    """The matrix of a pose, or None where the pose is not finite."""
+    try:
+        return rigid_matrix(pose)
+    except InputError:
+        return None
+
+
+def _carm(angles: ArrayLike, offset: ArrayLike, distance: float) -> dict[str, Any]:
+    primary, secondary, roll = np.degrees(np.asarray(angles, np.float64))
+    return {
+        "primary_degrees": primary,
+        "secondary_degrees": secondary,
+        "roll_degrees": roll,
+        "source_to_isocenter": distance,
+        "offset": np.asarray(offset, np.float64) - [0, 0, distance],
+    }
 
 
 def _plain(value: Any) -> Any:

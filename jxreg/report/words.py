@@ -217,7 +217,7 @@ def edge_letters(record: Record) -> dict[str, str]:
     Two letters where the view is oblique, the stronger one first.
     """
     matrix = record["camera_from_world"]
-    if any(x is None for row in matrix for x in row):
+    if matrix is None:
         return {}
     rotation = np.array(matrix)[:3, :3]
     right = rotation[0] * (-1 if record["camera"].get("mirrored", False) else 1)

@@ -34,7 +34,7 @@ class Acquisition(NamedTuple):
     photons: float = 20_000.0
     """Quanta a pixel in air."""
     scatter: float = 0.25
-    """Scatter as a fraction of the mean primary signal."""
+    """Mean scatter in the patient's shadow, as a fraction of the mean primary signal there."""
     scatter_width: float = 0.15
     """Width of the scatter, as a fraction of the image."""
     blur: float = 0.6
@@ -59,11 +59,20 @@ def simulate(
     primary = sum(
         w * jnp.exp(-a * soft - b * bone) for w, a, b in zip(WEIGHT, WATER, BONE, strict=True)
     )
-    width = acquisition.scatter_width * camera.image_size[1]
-    scatter = gaussian_smooth(primary, width)
-    scatter = acquisition.scatter * primary.mean() * scatter / scatter.mean()
+    scatter = acquisition.scatter * _scatter(primary, acquisition.scatter_width)
     signal = gaussian_smooth(primary + scatter, acquisition.blur)
     counts = jax.random.poisson(key, acquisition.photons * signal).astype(signal.dtype)
-    white = acquisition.photons * (1 + acquisition.scatter)
-    grey = jnp.clip(jnp.round(4095 * counts / white), 0, 4095)
+    grey = jnp.clip(jnp.round(4095 * counts / (1.1 * acquisition.photons)), 0, 4095)
     return attenuation(grey, grey.max())
+
+
+def _scatter(primary: Float[Array, "rows columns"], width: float) -> Float[Array, "rows columns"]:
+    """Smooth scatter with the mean of the primary signal in the patient's shadow.
+
+    Its source is what left the beam, in proportion to p exp(-p) (Ohnesorge et al., Eur Radiol 9,
+    1999), spread by a Gaussian of `width` times the image.
+    """
+    source = -primary * jnp.log(primary)
+    spread = gaussian_smooth(source, width * primary.shape[1])
+    shadow = (primary < 0.95).astype(primary.dtype)
+    return spread * (shadow * primary).sum() / jnp.maximum((shadow * spread).sum(), 1e-6)

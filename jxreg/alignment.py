@@ -16,12 +16,12 @@ from jaxtyping import Array, Bool, Float
 
 from jxreg import drr, similarity
 from jxreg.camera import pixel_grid, project_points
-from jxreg.drr.coverage import complete_rays, margin_voxels, silhouette
+from jxreg.drr.coverage import missing_share, silhouette
 from jxreg.drr.rays import voxel_rays
 from jxreg.frame import Frame, downsample, window
 from jxreg.pose import perturb, twist_between
 from jxreg.refinement import Refined, RefineTrace, levenberg_marquardt
-from jxreg.volume import Volume, spacing
+from jxreg.volume import Volume
 
 FEATURES = {
     "ncc": lambda level: similarity.ncc_features,
@@ -48,6 +48,8 @@ class Level:
     """How often the mask of usable pixels is made."""
     steps: int = 4
     """Largest number of steps in each round."""
+    missing: float = 0.3
+    """A ray that misses this share of its tissue counts nothing, one that misses none counts 1."""
     margin: float = 0.04
     """Pixels this near the volume's shadow are compared, as a fraction of the image's width."""
 
@@ -73,8 +75,8 @@ class Scene(NamedTuple):
     """The volume at this level."""
     frame: Frame
     """The window of the image at this level, with its mask."""
-    whole: Volume
-    """The finest volume, whose grid says where the scan stops."""
+    coarsest: Volume
+    """The coarsest volume, which says where rays miss tissue."""
     cut: Bool[Array, "2 3"]
     """Faces of the grid that cut through the anatomy."""
 
@@ -113,7 +115,7 @@ def scene(volume: Volume, finest: Frame, cut: Bool[Array, "2 3"], level: Level) 
     """What a level compares: image and volume at its resolution."""
     pyramid = (volume, *volume.coarser)
     frame = downsample(finest, finest.image.shape[-1] // level.pixels)
-    return Scene(pyramid[min(level.voxels, len(pyramid) - 1)], frame, volume, cut)
+    return Scene(pyramid[min(level.voxels, len(pyramid) - 1)], frame, pyramid[-1], cut)
 
 
 def align(scene: Scene, level: Level, pose: jaxlie.SE3, start: jaxlie.SE3, prior: Prior) -> Refined:
@@ -163,10 +165,10 @@ def _usable(scene: Scene, level: Level, pose: jaxlie.SE3, image: Float[Array, "r
     """Weight of each pixel at a pose, and the volume's shadow alone."""
     camera = scene.frame.camera
     shadow = silhouette(image, max(1, round(level.margin * level.pixels)))
-    rays = voxel_rays(scene.whole, camera, pose, pixel_grid(camera))
-    margin = margin_voxels(scene.whole, 0.5 * spacing(scene.volume.affine).max())
-    complete = complete_rays(scene.whole.mu.shape, rays, scene.cut, margin)
-    return scene.frame.mask * shadow * complete.reshape(camera.image_size), shadow
+    rays = voxel_rays(scene.coarsest, camera, pose, pixel_grid(camera))
+    missing = missing_share(scene.coarsest, rays, scene.cut).reshape(camera.image_size)
+    complete = jnp.clip(1 - missing / level.missing, 0, 1)
+    return scene.frame.mask * shadow * complete, shadow
 
 
 def _local(level: Level):

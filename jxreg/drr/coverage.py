@@ -1,7 +1,7 @@
 """Which pixels a volume can explain: its shadow, and the rays that pass where the scan stops.
 
 A CT ends where the scanner stopped, not where the patient ends. A ray that leaves through such a cut
-face crosses anatomy that the volume does not have, so its pixel says nothing about the pose.
+face crosses anatomy that the volume does not have, and its pixel says little about the pose.
 """
 
 import jax
@@ -18,8 +18,10 @@ TISSUE = 0.25 * MU_WATER
 def cut_faces(volume: Volume, fraction: float = 0.25) -> Bool[Array, "2 3"]:
     """Which faces of the grid (first, last; by axis) cut through the anatomy.
 
-    A face is cut where its area of tissue is at least `fraction` of the largest section along the
-    same axis. Sections are counted on the coarsest level, faces on the finest.
+    Only the two faces along the patient's length are asked: there a scan stops on purpose. At the
+    sides tissue at the border is a table, a head rest or an arm. Such a face is cut if its area of
+    tissue is at least `fraction` of the largest section along the same axis. Sections are counted on
+    the coarsest level, faces on the finest.
     """
     coarsest = volume.coarser[-1] if volume.coarser else volume
     tissue = _tissue(volume)
@@ -30,36 +32,41 @@ def cut_faces(volume: Volume, fraction: float = 0.25) -> Bool[Array, "2 3"]:
         largest = sections.mean(others).max()
         faces = jnp.stack([tissue.take(end, axis).mean() for end in (0, -1)])
         cut.append((faces >= fraction * largest) & (largest > 0))
-    return jnp.stack(cut, 1)
+    lengthwise = jnp.arange(3) == jnp.abs(volume.affine[2, :3] / spacing(volume.affine)).argmax()
+    return jnp.stack(cut, 1) & lengthwise
 
 
-def complete_rays(
-    shape: tuple[int, ...], rays: VoxelRays, cut: Bool[Array, "2 3"], margin: Float[Array, "3"]
+def missing_share(
+    volume: Volume, rays: VoxelRays, cut: Bool[Array, "2 3"], samples: int = 64
 ) -> Float[Array, " n"]:
-    """1 for each ray that stays clear of what lies beyond the cut faces, else 0.
+    """Share of each ray's way through tissue that lies beyond the cut faces, from 0 to 1.
 
-    The anatomy is taken to go on behind a cut face as the prism over that face.
+    Behind a cut face the anatomy is taken to go on as the face itself: the tissue seen there is
+    extruded along the axis, as far as the ray stays over the face.
 
     Args:
-        shape: Voxels along each axis of the volume.
-        rays: Rays in index coordinates.
+        volume: The volume, or a coarser level of it; a few millimetres are fine enough.
+        rays: Rays in index coordinates of the same volume.
         cut: From `cut_faces`.
-        margin: Distance to keep from a cut face along each axis [voxels].
+        samples: Points on each ray.
     """
-    low = jnp.zeros(3) + jnp.where(cut[0], margin, 0.0)
-    high = jnp.array(shape[-3:], float) - 1 - jnp.where(cut[1], margin, 0.0)
+    tissue = _tissue(volume)
+    last = jnp.array(tissue.shape, rays.length.dtype) - 1
     far = 1e5
-    beyond = clip_to_box(rays, jnp.where(cut[0], -far, low), jnp.where(cut[1], far, high))
-    inside = clip_to_box(rays, low, high)
-    missing = jnp.maximum(beyond.leave - beyond.enter, 0) - jnp.maximum(
-        inside.leave - inside.enter, 0
-    )
-    return (missing * rays.length < 0.1).astype(rays.length.dtype)
+    span = clip_to_box(rays, jnp.where(cut[0], -far, 0.0), jnp.where(cut[1], last + far, last))
+    width = jnp.maximum(span.leave - span.enter, 0.0)
 
+    def body(k, lengths):
+        t = span.enter + (k + 0.5) / samples * width
+        point = [rays.origin[a] + t * rays.direction[a] for a in range(3)]
+        outside = sum(((x < 0) | (x > last[a])).astype(t.dtype) for a, x in enumerate(point)) > 0
+        i, j, k = (jnp.clip(jnp.round(x), 0, last[a]).astype(jnp.int32) for a, x in enumerate(point))
+        here = tissue[i, j, k].astype(t.dtype)
+        return lengths[0] + here * outside, lengths[1] + here
 
-def margin_voxels(volume: Volume, margin_mm: Float[Array, ""] | float) -> Float[Array, "3"]:
-    """A margin in millimetres as voxels along each axis."""
-    return margin_mm / spacing(volume.affine)
+    zero = jnp.zeros_like(width)
+    beyond, total = jax.lax.fori_loop(0, samples, body, (zero, zero))
+    return beyond / jnp.maximum(total, 1.0)
 
 
 def silhouette(

@@ -101,8 +101,9 @@ def contours(image: ArrayLike, sigma: float = 2.5) -> Float[np.ndarray, "rows co
         sigma: Width of the Gaussian before the gradient [px].
     """
     smooth = _gaussian(np.asarray(image, np.float64), sigma)
-    # The square root of attenuation evens out thick and thin parts of the body.
-    dy, dx = np.gradient(np.sqrt(np.maximum(smooth, 0)))
+    # The square root evens out thick and thin parts of the body; the offset keeps noise in air low.
+    positive = np.maximum(smooth, 0)
+    dy, dx = np.gradient(np.sqrt(positive + 0.1 * positive.max()))
     strength = np.hypot(dx, dy)
     ridge = _thinned(strength, dx, dy)
     if not (ridge > 0).any():

@@ -16,7 +16,7 @@ class PoseOptions:
     """A pose: a file, or the angles that a C-arm displays."""
 
     pose: Path | None = None
-    """Pose file (JSON). The angles below are not needed then."""
+    """Pose file (.json or .tfm); the angles below are not needed then."""
     primary_degrees: float | None = None
     """Primary angle: LAO +, RAO -; 0 has the detector in front of the patient [deg]."""
     secondary_degrees: float | None = None
@@ -60,11 +60,11 @@ def pose_of(options: PoseOptions, volume: "Volume", source_to_isocenter: float) 
     Raises:
         InputError: The pose file is refused.
     """
-    from jxreg.io import load_pose
+    from jxreg.io import load_pose, load_tfm
     from jxreg.pose import from_carm
 
     if options.pose is not None:
-        return load_pose(options.pose)
+        return (load_tfm if options.pose.suffix == ".tfm" else load_pose)(options.pose)
     return from_carm(
         options.primary_degrees or 0.0,
         options.secondary_degrees or 0.0,

@@ -101,9 +101,10 @@ def rendered_pair(volume, frame, start, end):
 
 
 def _write_pose(folder: Path, case: Case) -> None:
-    from jxreg.io import save_pose
+    from jxreg.io import save_pose, save_tfm
 
     save_pose(folder / "pose.json", case.result.pose, case.frame.camera)
+    save_tfm(folder / "pose.tfm", case.result.pose)
 
 
 def _numbers(values: list) -> "Float[np.ndarray, ' steps']":

@@ -13,6 +13,7 @@ import numpy as np
 from jaxlie import SE3
 from jaxtyping import Array, ArrayLike, Float
 
+from jxreg import __version__
 from jxreg.camera import Camera
 from jxreg.errors import InputError
 from jxreg.io.pose_file import camera_dict, rigid_matrix
@@ -112,12 +113,8 @@ def registration_record(
 
 def versions() -> dict[str, str]:
     """Versions of jxreg, of what computes, and the device."""
-    found = {}
-    for name in ("jxreg", "jax", "jaxlib", "jaxlie", "numpy"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
+    found = {"jxreg": __version__}
+    found |= {name: metadata.version(name) for name in ("jax", "jaxlib", "jaxlie", "numpy")}
     device = jax.devices()[0]
     return found | {"python": platform.python_version(), "device": str(device.device_kind)}
 

@@ -205,7 +205,11 @@ def checks(record: Record) -> list[Check]:
         Check("Similarity", number(record["similarity"], 4), "1 is a perfect match"),
         Check("Gain over the start", _change(gain, "", 4), "must not be negative"),
         Check("Shadow of the volume", coverage, "part of the image that it covers"),
-        Check("Pixels used", kept, "rays that do not leave through a cut end of the volume"),
+        Check(
+            "Pixels used",
+            kept,
+            "part of the shadow that is valid and not cut off by an end of the scan",
+        ),
         Check("Last step", number(steps[-1] if steps else None, 4, " mm"), "small: converged"),
         Check("Out-of-plane angles", f"±{number(angle, 2, '°')}", "one standard deviation"),
     ]

@@ -29,8 +29,8 @@ def run_render(
 ) -> int:
     """Render a DRR of a CT as a C-arm would see it.
 
-    Beside the image goes a JSON file of the same name with pose, camera and inputs; --pose and
-    --camera read it.
+    Beside drr.png go drr.json, its pose and camera, which --pose and --camera read, and
+    drr.about.json: inputs with their sha256, settings, versions.
 
     Args:
         volume: CT: NIfTI, NRRD, MHA, or a folder of DICOM slices.
@@ -131,8 +131,8 @@ def _check_ending(out: Path) -> None:
 
 
 def _write(out: Path, image, camera: "Camera", pose: "jaxlie.SE3", about: dict) -> None:
-    from jxreg.io import write_atomic, write_nifti, write_npy, write_png
-    from jxreg.io.pose_file import json_bytes, pose_dict
+    from jxreg.io import save_pose, write_atomic, write_nifti, write_npy, write_png
+    from jxreg.io.pose_file import json_bytes
     from jxreg.report import versions
 
     if out.suffix == ".png":
@@ -142,8 +142,9 @@ def _write(out: Path, image, camera: "Camera", pose: "jaxlie.SE3", about: dict) 
     else:
         write_nifti(out, image.T[:, :, None], detector_affine(camera, pose))
     stem = out.name.removesuffix(".gz").rsplit(".", 1)[0]
-    entry = pose_dict(pose, camera) | {"about": about | {"versions": versions()}}
-    write_atomic(out.with_name(f"{stem}.json"), json_bytes(entry))
+    save_pose(out.with_name(f"{stem}.json"), pose, camera)
+    about = about | {"versions": versions()}
+    write_atomic(out.with_name(f"{stem}.about.json"), json_bytes(about))
 
 
 def detector_affine(camera: "Camera", pose: "jaxlie.SE3") -> "Float[Array, '4 4']":

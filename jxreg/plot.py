@@ -108,8 +108,8 @@ def contours(image: ArrayLike, sigma: float = 2.5) -> Float[np.ndarray, "rows co
     ridge /= np.sqrt(thickness + 0.1 * thickness.max() + 1e-12)
     if not (ridge > 0).any():
         return ridge
-    weak, strong = np.percentile(ridge[ridge > 0], [60, 90])
-    return np.clip((ridge - weak) / max(strong - weak, 1e-12), 0, 1)
+    clear = np.percentile(ridge[ridge > 0], 95)
+    return np.clip((ridge / clear - 0.25) / 0.35, 0, 1)
 
 
 def painted(

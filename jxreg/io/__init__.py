@@ -3,6 +3,7 @@
 from jxreg.io.atomic import write_atomic
 from jxreg.io.boundary import InputWarning
 from jxreg.io.collimation import collimation_mask
+from jxreg.io.description import Description, describe
 from jxreg.io.frame_file import load_frames
 from jxreg.io.itk_transform import load_tfm, save_tfm
 from jxreg.io.labels import Labels, load_label_names, load_labels, select_labels, split_labels
@@ -13,10 +14,12 @@ from jxreg.io.raster import write_npy, write_png
 from jxreg.io.volume_file import load_volume
 
 __all__ = [
+    "Description",
     "InputWarning",
     "Labels",
     "Landmarks",
     "collimation_mask",
+    "describe",
     "load_camera",
     "load_frames",
     "load_label_names",

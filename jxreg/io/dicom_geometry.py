@@ -46,11 +46,12 @@ def read_geometry(path: str | Path, tags: "Dataset") -> Geometry:
         spacing, missing = _pixel_spacing(path, tags)
         sdd = _length(path, tags, "DistanceSourceToDetector", "sdd=")
         if sdd is None:
-            missing = ("no DistanceSourceToDetector: give sdd= [mm]", *missing)
+            missing = ("no DistanceSourceToDetector: give sdd= / --sdd [mm]", *missing)
         angles, mirrored = _angles(tags, int(tags.get("NumberOfFrames") or 1))
         isocenter = _source_to_isocenter(path, tags, sdd)
         if angles is not None and isocenter is None:
-            missing += ("no DistanceSourceToPatient: give source_to_isocenter= [mm]",)
+            option = "source_to_isocenter= / --source-to-isocenter"
+            missing += (f"no DistanceSourceToPatient: give {option} [mm]",)
         size = (int(tags.Rows), int(tags.Columns))
         point, notes = _principal_point(tags, size, spacing)
         return Geometry(sdd, spacing, point, mirrored, angles, isocenter, missing, notes)
@@ -73,11 +74,11 @@ def _pixel_spacing(
             return _two_lengths(path, tags, name), ()
     calibration = tags.get("PixelSpacingCalibrationType")
     if not tags.get("PixelSpacing"):
-        return None, ("no ImagerPixelSpacing: give pixel_spacing=(row, column) [mm]",)
+        return None, ("no ImagerPixelSpacing: give pixel_spacing= / --pixel-spacing [mm]",)
     if calibration:
         return None, (
             f"PixelSpacing is calibrated to the patient ({calibration}), not the detector, and "
-            "there is no ImagerPixelSpacing: give pixel_spacing=(row, column) [mm]",
+            "there is no ImagerPixelSpacing: give pixel_spacing= / --pixel-spacing [mm]",
         )
     return _two_lengths(path, tags, "PixelSpacing"), ()
 
@@ -154,6 +155,6 @@ def _two_lengths(path: Path, tags: "Dataset", name: str) -> tuple[float, float]:
     value: Any = tags.get(name)
     lengths = np.asarray(value, float)
     if lengths.shape != (2,) or not np.isfinite(lengths).all() or (lengths <= 0).any():
-        fix = "give pixel_spacing=(row, column) [mm]"
+        fix = "give pixel_spacing= / --pixel-spacing [mm]"
         raise InputError(str(path), f"{name} = {value}", "two positive lengths", fix)
     return float(lengths[0]), float(lengths[1])

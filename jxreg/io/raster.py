@@ -79,7 +79,10 @@ def write_npy(path: str | Path, image: ArrayLike) -> None:
 
 
 _UNKNOWN = Geometry(
-    missing=("no geometry: give sdd= and pixel_spacing= [mm], or put a camera file beside it",)
+    missing=(
+        "no geometry: give sdd= and pixel_spacing= (--sdd, --pixel-spacing) [mm], "
+        "or put a camera file beside it",
+    )
 )
 
 

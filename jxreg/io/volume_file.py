@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import ArrayLike, Float
+from jaxtyping import ArrayLike, Float, Shaped
 
 from jxreg import volume as volume_
 from jxreg.errors import InputError
@@ -14,7 +14,7 @@ from jxreg.io.scan import Scan
 from jxreg.volume import Volume, mu_from_hu
 
 _FORMATS = "NIfTI (.nii, .nii.gz), a DICOM folder, NRRD (.nrrd, .nhdr) or MetaImage (.mha, .mhd)"
-_AIR_HU = -200.0  # a CT without any voxel below this holds no air
+_AIR_HU = -200.0  # below this is air or lung
 
 
 def load_volume(
@@ -112,15 +112,28 @@ def _finite(path, values: np.ndarray, fill: int | float | None) -> np.ndarray:
     return np.where(bad, np.float32(fill), values)
 
 
-def _check_hounsfield(path: str | Path, unit: str, values: np.ndarray) -> None:
+def hounsfield_doubt(unit: str, values: Shaped[np.ndarray, "..."]) -> str | None:
+    """Why the values of a file are hardly Hounsfield units of a CT with air; None if they may be.
+
+    The usual cases: a unit that the file names, images of whole numbers from 0, and bones cut out
+    of a CT on a background of 0, which as Hounsfield units would be a block of water.
+    """
     if unit not in ("", "HU"):
-        raise InputError(
-            str(path), f"voxels in {unit!r}", "Hounsfield units", "say what they mean with to_mu="
+        return f"its voxels are in {unit!r}, not Hounsfield units"
+    low, high = float(values.min()), float(values.max())
+    zeros, air = float((values == 0).mean()), float((values < _AIR_HU).mean())
+    if low > _AIR_HU or (zeros > 0.2 and air < 0.01):
+        return (
+            f"its values are {low:g} ... {high:g}, {100 * zeros:.0f} % are 0 and "
+            f"{100 * air:.0f} % below {_AIR_HU:g}: hardly Hounsfield units with air around"
         )
-    low, high = values.min(), values.max()
-    if low > _AIR_HU:
-        notice(
-            path,
-            f"its values are {low:g} ... {high:g}: hardly Hounsfield units with air around the "
-            "patient; say what they mean with to_mu=",
-        )
+    return None
+
+
+def _check_hounsfield(path: str | Path, unit: str, values: np.ndarray) -> None:
+    doubt = hounsfield_doubt(unit, values)
+    if doubt and unit not in ("", "HU"):
+        fix = "say what they mean with to_mu="
+        raise InputError(str(path), doubt, "Hounsfield units", fix)
+    if doubt:
+        notice(path, f"{doubt}; say what they mean with to_mu=")

@@ -53,7 +53,7 @@ def test_a_ct(tmp_path):
     ("values", "word"),
     [
         (np.abs(ct_values()) / np.float32(2), "hardly Hounsfield units"),
-        (np.where(ct_values() < -200, 0, ct_values() - 250).astype(np.int16), "are 0"),
+        (np.where(ct_values() < -200, 0, ct_values() - 215).astype(np.int16), "are 0"),
         (np.where(ct_values() > 0, np.nan, ct_values()), "NaN or infinite"),
     ],
 )

@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, XRayAngiographicImageStorage
@@ -555,3 +558,25 @@ def test_real_fluoroscopy_in_tiff(data_dir):
     assert float(frames.mask[0, 5, 5]) == 0
     assert float(frames.mask[0, 880, 880]) == 1
     assert float(frames.image[0, 300, 1400]) < 0.1  # air
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 899), st.integers(0, 255)), min_size=1, max_size=8)
+)
+@pytest.mark.filterwarnings("ignore")
+def test_random_damage_raises_one_type_only(tmp_path, changes):
+    path = saved(tmp_path, xray(ShutterShape="CIRCULAR", CenterOfCircularShutter=[12, 16],
+                                RadiusOfCircularShutter=11, PatientOrientation=["L", "F"],
+                                PositionerPrimaryAngle=10))  # fmt: skip
+    content = bytearray(path.read_bytes())
+    for place, value in changes:
+        content[place] = value
+    path.write_bytes(bytes(content))
+    error = None
+    try:
+        load_frames(path)
+    except InputError as caught:
+        error = caught
+    assert "\n" not in str(error)
+    assert not isinstance(getattr(error, "__cause__", None), TypeCheckError)

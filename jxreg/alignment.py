@@ -19,7 +19,7 @@ from jxreg.camera import pixel_grid, project_points
 from jxreg.drr.coverage import missing_share, silhouette
 from jxreg.drr.rays import voxel_rays
 from jxreg.frame import Frame, downsample, window
-from jxreg.pose import perturb, twist_between
+from jxreg.pose import perturb
 from jxreg.refinement import Refined, RefineTrace, levenberg_marquardt
 from jxreg.volume import Volume
 
@@ -48,7 +48,7 @@ class Level:
     """How often the mask of usable pixels is made."""
     steps: int = 4
     """Largest number of steps in each round."""
-    missing: float = 0.3
+    missing: float = 0.6
     """A ray that misses this share of its tissue counts nothing, one that misses none counts 1."""
     margin: float = 0.04
     """Pixels this near the volume's shadow are compared, as a fraction of the image's width."""
@@ -130,8 +130,8 @@ def align(scene: Scene, level: Level, pose: jaxlie.SE3, start: jaxlie.SE3, prior
         variance = ((features(image, mask) - fixed) ** 2).sum() / prior.pixels
 
         def residuals(pose):
-            away = twist_between(start, pose, pivot) / _deviations(prior)
-            return features(_drr(scene, pose), mask) - fixed, jnp.sqrt(variance) * away
+            difference = features(_drr(scene, pose), mask) - fixed
+            return difference, jnp.sqrt(variance) * _departure(start, pose, pivot, prior)
 
         refined = levenberg_marquardt(residuals, pose, pivot=pivot, steps=level.steps)
         return refined.pose, refined
@@ -157,7 +157,8 @@ def look(scene: Scene, level: Level, pose: jaxlie.SE3) -> View:
 
 
 def _drr(scene: Scene, pose: jaxlie.SE3) -> Float[Array, "rows columns"]:
-    image = drr.render(scene.volume, scene.frame.camera, pose, drr.joseph())
+    """The volume as the X-ray would show it: what the scan has cut off goes on as the cut face."""
+    image = drr.render(scene.volume, scene.frame.camera, pose, drr.joseph(scene.cut))
     return image if image.ndim == 2 else image.sum(0)
 
 
@@ -178,5 +179,15 @@ def _local(level: Level):
     return features
 
 
-def _deviations(prior: Prior) -> Float[Array, "6"]:
-    return jnp.array([prior.shift] * 2 + [prior.depth] + [prior.rotation] * 3)
+def _departure(
+    start: jaxlie.SE3, pose: jaxlie.SE3, pivot: Float[Array, "3"], prior: Prior
+) -> Float[Array, "6"]:
+    """Motion of the isocenter and rotation since the start, in standard deviations of the prior.
+
+    A rotation by the angle a counts as 2 sin(a / 2), the vector part of its quaternion.
+    """
+    shift = pose.apply(pivot) - start.apply(pivot)
+    turn = 2 * (pose.rotation() @ start.rotation().inverse()).wxyz[1:]
+    return jnp.concatenate(
+        [shift / jnp.array([prior.shift, prior.shift, prior.depth]), turn / prior.rotation]
+    )

@@ -26,10 +26,9 @@ class RegisterConfig:
     """How `register` refines and judges a pose. The defaults are meant to need no tuning."""
 
     levels: tuple[Level, ...] = (
-        Level(32, 2, "ncc", rounds=3, steps=4),
-        Level(32, 2, "local_ncc", sigma=0.10, rounds=2, steps=4),
-        Level(64, 1, "local_ncc", sigma=0.10, rounds=2, steps=4),
-        Level(128, 0, "local_ncc", sigma=0.05, rounds=2, steps=4),
+        Level(32, 2, sigma=0.10, rounds=3, steps=4),
+        Level(64, 1, sigma=0.10, rounds=3, steps=4),
+        Level(128, 0, sigma=0.05, rounds=2, steps=4),
     )
     """From coarse to fine."""
     prior: Prior = Prior()

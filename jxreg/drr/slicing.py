@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jxreg.drr.line import LineRays, March, line_sum
 from jxreg.drr.marching import Integrate
 from jxreg.drr.rays import VoxelRays, nonzero
 from jxreg.volume import Volume
 
-UNROLL = 4  # slices a loop turn: fewer turns, and more work in each
+UNROLL = 2  # slices a loop turn: fewer turns, and more work in each
 
 
 class _Slices(NamedTuple):
@@ -28,13 +28,19 @@ class _Slices(NamedTuple):
     stride: Int[Array, "3"]
     first: Int[Array, " n"]
     last: Int[Array, " n"]
+    extruded: Int[Array, "2 3"]
+    """1 for each face (first, last; slices, u, v) beyond which its voxels go on instead of air."""
 
 
-def joseph() -> Integrate:
+def joseph(extruded: Bool[Array, "2 3"] | None = None) -> Integrate:
     """Bilinear interpolation on every slice across the main direction of the image.
 
     Against a fine march its error is about that of steps of one voxel. A ray that starts or ends
     inside the volume is cut at whole slices.
+
+    Args:
+        extruded: Faces of the grid (first, last; by axis) beyond which the volume goes on as the
+            face itself rather than as air (see `coverage.cut_faces`); by default none.
     """
 
     def integrate(volume: Volume, rays: VoxelRays) -> Float[Array, "c n"]:
@@ -45,20 +51,23 @@ def joseph() -> Integrate:
         along = nonzero(direction[0])
         q = direction[1:] / along
         p = origin[1:, None] - origin[0] * q
-        slices = _slices(mu.shape[-3:], order, origin[0], along)
+        slices = _slices(mu.shape[-3:], order, origin[0], along, extruded)
         return line_sum(_JOSEPH, mu, LineRays(p, q, slices)) * (rays.length / jnp.abs(along))
 
     return integrate
 
 
-def _slices(shape: tuple[int, int, int], order, origin, along) -> _Slices:
+def _slices(shape: tuple[int, int, int], order, origin, along, extruded) -> _Slices:
     stride = jnp.array([shape[1] * shape[2], shape[2], 1], jnp.int32)[order]
     size = jnp.array(shape, jnp.int32)[order]
     ends = jnp.stack([jnp.broadcast_to(origin, along.shape), origin + along])
     ends = jax.lax.stop_gradient(jnp.where(jnp.isfinite(ends), ends, -1.0))
     ends = jnp.clip(ends, -1.0, size[0].astype(ends.dtype))
     first, last = jnp.ceil(ends.min(0)), jnp.floor(ends.max(0))
-    return _Slices(size, stride, first.astype(jnp.int32), last.astype(jnp.int32))
+    faces = jnp.zeros((2, 3), jnp.int32)
+    if extruded is not None:
+        faces = extruded.astype(jnp.int32)[:, order]
+    return _Slices(size, stride, first.astype(jnp.int32), last.astype(jnp.int32), faces)
 
 
 def _value(mu: Float[Array, "c x y z"], rays: LineRays) -> Float[Array, "c n"]:
@@ -120,8 +129,8 @@ def _located(rays: LineRays, k, dtype):
     k = jnp.asarray(k, jnp.int32)
     u, v = (rays.p[a] + k.astype(dtype) * rays.q[a] for a in (0, 1))  # by row, or XLA stores both
     live = (k >= slices.first) & (k <= slices.last) & (k < slices.size[0])
-    i, wu, su = _cell(u, slices.size[1], live)
-    j, wv, sv = _cell(v, slices.size[2], live)
+    i, wu, su = _cell(u, slices.size[1], live, slices.extruded[:, 1])
+    j, wv, sv = _cell(v, slices.size[2], live, slices.extruded[:, 2])
     base = jnp.minimum(k, slices.size[0] - 1) * slices.stride[0]
     index = [[base + a * slices.stride[1] + b * slices.stride[2] for b in j] for a in i]
     return index, (wu, wv), (su, sv)
@@ -134,12 +143,16 @@ def _gathered(mu, rays: LineRays, k):
     return corner, weights, slopes
 
 
-def _cell(x: Float[Array, " n"], size: Int[Array, ""], live):
-    """Both neighbours on one axis: indices, weights and slopes, 0 where off the grid."""
+def _cell(x: Float[Array, " n"], size: Int[Array, ""], live, extruded: Int[Array, "2"]):
+    """Both neighbours on one axis: indices, weights and slopes, 0 where off the grid.
+
+    Beyond an extruded face both neighbours are the face's voxel, so that the slopes cancel.
+    """
     low = jnp.floor(x)
     fraction = x - low
     i = jnp.clip(low, -2, size.astype(x.dtype)).astype(jnp.int32)
-    on_low = ((i >= 0) & (i < size) & live).astype(x.dtype)
-    on_high = ((i >= -1) & (i < size - 1) & live).astype(x.dtype)
+    below, above = extruded[0] > 0, extruded[1] > 0
+    on_low = (((i >= 0) | below) & ((i < size) | above) & live).astype(x.dtype)
+    on_high = (((i >= -1) | below) & ((i < size - 1) | above) & live).astype(x.dtype)
     index = jnp.clip(i, 0, size - 1), jnp.clip(i + 1, 0, size - 1)
     return index, ((1 - fraction) * on_low, fraction * on_high), (-on_low, on_high)

@@ -162,8 +162,9 @@ def similarity_figure(
     from matplotlib.figure import Figure
 
     similarity, step_mm, level = (np.asarray(a) for a in (similarity, step_mm, level))
-    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    figure = Figure(figsize=(7.2, 3.4))
+    margins = {"left": 0.1, "right": 0.99, "top": 0.98, "bottom": 0.14, "hspace": 0.12}
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1), gridspec_kw=margins)
     done = 0
     for number, colour in zip(np.unique(level), _LEVEL_COLOURS * 4, strict=False):
         chosen = (level == number) & ((step_mm > 0) | _first(level == number))

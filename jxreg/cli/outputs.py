@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 LONGEST_SIDE = 1024
 """Larger images are averaged down to this for the DRR and the report [px]."""
 
-POSE_FILES = ("pose.json", "pose.tfm")
+RESULT_FILES = ("pose.json", "pose.tfm", "drr.npy", "drr.png")
+"""What a frame has only if it has a pose."""
 
 
 class Case(NamedTuple):
@@ -45,14 +46,16 @@ def level_names(config: "RegisterConfig") -> tuple[str, ...]:
 def write_case(folder: Path, case: Case) -> dict[str, Any]:
     """Writes all files of one frame and returns its record; `registration.json` comes last.
 
-    A frame without a result (no signal, out of view, not finite) gets no pose file, and one that an
-    earlier run left is removed, so that no script takes it for a pose.
+    A frame without a result (no signal, out of view, not finite) gets no pose and no DRR, and those
+    of an earlier run are removed, so that no script takes them for results.
 
     Raises:
         InputError: A file cannot be written.
     """
+    import numpy as np
+
     from jxreg import plot
-    from jxreg.io import write_atomic, write_npy, write_png
+    from jxreg.io import save_pose, save_tfm, write_atomic, write_npy, write_png
     from jxreg.io.pose_file import json_bytes
     from jxreg.register import Status
     from jxreg.report import registration_record, report_html
@@ -67,14 +70,15 @@ def write_case(folder: Path, case: Case) -> dict[str, Any]:
     curve = plot.similarity_figure(
         _numbers(trace["similarity"]),
         _numbers(trace["step_mm"]),
-        trace["level"],
-        tuple(trace["levels"]),
+        np.asarray(case.result.trace.level),
+        case.context.levels,
     )
     page = report_html(record, pictures | {"curve": plot.svg(curve)})
-    for name in (*POSE_FILES, "registration.json"):
+    for name in (*RESULT_FILES, "registration.json"):
         (folder / name).unlink(missing_ok=True)
     if int(case.result.status) in (Status.OK, Status.SUSPECT, Status.NOT_CONVERGED):
-        _write_pose(folder, case)
+        save_pose(folder / "pose.json", case.result.pose, case.frame.camera)
+        save_tfm(folder / "pose.tfm", case.result.pose)
         write_npy(folder / "drr.npy", after)
         write_png(folder / "drr.png", after)
     write_atomic(folder / "report.html", page.encode())
@@ -98,13 +102,6 @@ def rendered_pair(volume, frame, start, end):
 
     render = jax.jit(drr.render)
     return tuple(np.asarray(render(volume, frame.camera, pose)) for pose in (start, end))
-
-
-def _write_pose(folder: Path, case: Case) -> None:
-    from jxreg.io import save_pose, save_tfm
-
-    save_pose(folder / "pose.json", case.result.pose, case.frame.camera)
-    save_tfm(folder / "pose.tfm", case.result.pose)
 
 
 def _numbers(values: list) -> "Float[np.ndarray, ' steps']":

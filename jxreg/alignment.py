@@ -1,9 +1,9 @@
-"""One level of a coarse-to-fine registration: what is compared where, and the search for its best pose.
+"""One level of a coarse-to-fine registration: what is compared where, and its best pose.
 
-A level sees a square window of the image at its own resolution and a volume pooled to match. It only
-compares pixels that the volume can explain: valid in the image, near the volume's shadow, and not
-crossed by anatomy that the scan has cut off. That mask is made anew between rounds, from the pose so
-far, and is fixed within one, so that every round climbs one function.
+A level sees a square window of the image at its own resolution and a volume pooled to match. It
+only compares pixels that the volume can explain: valid in the image, near the volume's shadow, and
+not crossed by anatomy that the scan has cut off. That mask is made anew between rounds, from the
+pose so far, and is fixed within one, so that every round climbs one function.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from jxreg.drr.coverage import missing_share, silhouette
 from jxreg.drr.rays import voxel_rays
 from jxreg.frame import Frame, downsample, window
 from jxreg.pose import perturb
-from jxreg.refinement import Refined, RefineTrace, levenberg_marquardt
+from jxreg.refinement import Refined, RefineTrace, levenberg_marquardt, refine
 from jxreg.volume import Volume
 
 FEATURES = {
@@ -41,13 +41,15 @@ class Level:
     voxels: int
     """Level of the volume's pyramid: 0 is the volume itself, 1 the next coarser one."""
     similarity: str = "local_ncc"
-    """Similarity that this level climbs."""
+    """Similarity that this level climbs: a name in `jxreg.similarity.SIMILARITIES`."""
     sigma: float = 0.05
     """Window of `local_ncc`, as a fraction of the image's width."""
     rounds: int = 3
     """How often the mask of usable pixels is made."""
     steps: int = 4
-    """Largest number of steps in each round."""
+    """Largest number of Levenberg-Marquardt steps in each round."""
+    gradient_steps: int = 40
+    """Steps of Adam in each round, for a similarity that is no inner product of features."""
     missing: float = 0.6
     """A ray that misses this share of its tissue counts nothing, one that misses none counts 1."""
     margin: float = 0.04
@@ -93,8 +95,8 @@ class View(NamedTuple):
 def focus(volume: Volume, frame: Frame, pose: jaxlie.SE3, pixels: int) -> Frame:
     """The part of the image where the volume is expected, square and of fixed size.
 
-    The window holds the projection of the volume's grid, and a quarter more on each side for a start
-    that is off, as far as the image reaches.
+    The window holds the projection of the volume's grid, and a quarter more on each side for a
+    start that is off, as far as the image reaches.
     """
     rows, columns = frame.camera.image_size
     sides = jnp.array(volume.mu.shape[-3:], volume.affine.dtype) - 1
@@ -120,6 +122,19 @@ def scene(volume: Volume, finest: Frame, cut: Bool[Array, "2 3"], level: Level) 
 
 def align(scene: Scene, level: Level, pose: jaxlie.SE3, start: jaxlie.SE3, prior: Prior) -> Refined:
     """Refines a pose at one level: rounds of a fresh mask and a few Levenberg-Marquardt steps."""
+    one_round = (
+        _climb(scene, level)
+        if level.similarity not in FEATURES
+        else _least_squares(scene, level, start, prior)
+    )
+    pose, rounds = jax.lax.scan(one_round, pose, None, length=level.rounds)
+    last = jax.tree.map(lambda x: x[-1], rounds)
+    trace: RefineTrace = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rounds.trace)
+    return last._replace(pose=pose, steps=rounds.steps.sum(), trace=trace)
+
+
+def _least_squares(scene: Scene, level: Level, start: jaxlie.SE3, prior: Prior):
+    """A round of Levenberg-Marquardt on differences of features, with the prior."""
     features = FEATURES[level.similarity](level)
     pivot = scene.volume.isocenter
 
@@ -134,17 +149,39 @@ def align(scene: Scene, level: Level, pose: jaxlie.SE3, start: jaxlie.SE3, prior
             return difference, jnp.sqrt(variance) * _departure(start, pose, pivot, prior)
 
         refined = levenberg_marquardt(residuals, pose, pivot=pivot, steps=level.steps)
+        similarities = refined.trace._replace(value=1 - refined.trace.value)
+        return refined.pose, refined._replace(value=1 - refined.value, trace=similarities)
+
+    return one_round
+
+
+def _climb(scene: Scene, level: Level):
+    """A round of Adam on any similarity; steps shrink from 2 mm (or 0.04 rad) to a twentieth."""
+    import optax
+
+    measure = similarity.SIMILARITIES[level.similarity]
+    schedule = optax.cosine_decay_schedule(2.0, level.gradient_steps, 0.05)
+
+    def one_round(pose, _):
+        mask, _ = _usable(scene, level, pose, _drr(scene, pose))
+        refined = refine(
+            lambda pose: measure(_drr(scene, pose), scene.frame.image, mask),
+            pose,
+            optax.adam(schedule),
+            pivot=scene.volume.isocenter,
+            steps=level.gradient_steps,
+        )
         return refined.pose, refined
 
-    pose, rounds = jax.lax.scan(one_round, pose, None, length=level.rounds)
-    last = jax.tree.map(lambda x: x[-1], rounds)
-    trace: RefineTrace = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rounds.trace)
-    return last._replace(pose=pose, steps=rounds.steps.sum(), trace=trace)
+    return one_round
 
 
 def look(scene: Scene, level: Level, pose: jaxlie.SE3) -> View:
-    """Similarity and J^T J at a pose, in the mask of that pose."""
-    features = FEATURES[level.similarity](level)
+    """Similarity and J^T J at a pose, in the mask of that pose.
+
+    A similarity without features is judged by `local_ncc`.
+    """
+    features = FEATURES.get(level.similarity, FEATURES["local_ncc"])(level)
     pivot = scene.volume.isocenter
     twist = jnp.zeros(6, pose.wxyz_xyz.dtype)
     image, push = jax.linearize(lambda x: _drr(scene, perturb(pose, x, pivot)), twist)

@@ -164,7 +164,7 @@ def downsample(camera: Camera, factor: int) -> Camera:
 
 
 def rescale(camera: Camera, image_size: tuple[int, int]) -> Camera:
-    """Camera of the same field of view, outer edge to outer edge, sampled by `image_size` pixels."""
+    """Camera of the same field of view, edge to edge, sampled by `image_size` pixels."""
     rows, columns = _checked_size(image_size)
     sy, sx = rows / camera.image_size[0], columns / camera.image_size[1]
     scaled = _left_multiply(camera, _affine_2d(sx, sy, (sx - 1) / 2, (sy - 1) / 2))

@@ -1,7 +1,7 @@
 """Registration of one X-ray image: start, coarse-to-fine refinement, verdict."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, no_type_check
 
 import jax
@@ -31,6 +31,8 @@ class RegisterConfig:
         Level(128, 0, sigma=0.05, rounds=2, steps=4),
     )
     """From coarse to fine."""
+    similarity: str | None = None
+    """One similarity for all levels instead of each level's own."""
     prior: Prior = Prior()
     """How far from the start the pose may be; it counts where the image says little."""
     thresholds: Thresholds = Thresholds()
@@ -62,8 +64,8 @@ class Registration:
     initial_similarity: Float[Array, "*batch"]
     """The same at the start."""
     covariance: Float[Array, "*batch 6 6"]
-    """Of the twist (mm, rad) about the isocenter in camera axes: residual variance times the inverse
-    of J^T J, pixels taken as independent."""
+    """Of the twist (mm, rad) about the isocenter in camera axes: the residual variance times the
+    inverse of J^T J, pixels taken as independent."""
     coverage: Float[Array, "*batch"]
     """Fraction of the image that the volume's shadow covers."""
     kept: Float[Array, "*batch"]
@@ -125,10 +127,13 @@ def initial_pose(volume: Volume, frame: Frame) -> jaxlie.SE3:
 def _register(
     volume: Volume, frame: Frame, start: jaxlie.SE3, config: RegisterConfig
 ) -> Registration:
-    finest = alignment.focus(volume, frame, start, max(level.pixels for level in config.levels))
+    levels = config.levels
+    if config.similarity is not None:
+        levels = [replace(level, similarity=config.similarity) for level in levels]
+    finest = alignment.focus(volume, frame, start, max(level.pixels for level in levels))
     cut = cut_faces(volume)
     pose, traces = start, []
-    for number, level in enumerate(config.levels):
+    for number, level in enumerate(levels):
         scene = alignment.scene(volume, finest, cut, level)
         refined = alignment.align(scene, level, pose, start, config.prior)
         pose = refined.pose
@@ -146,7 +151,7 @@ def _register(
         kept=_fraction(last.mask, last.shadow),
         similarity=last.similarity,
         initial_similarity=first.similarity,
-        last_step=trace.step_mm[-level.steps :].max(),
+        last_step=trace.step_mm[-1],
     )
     status = judge(evidence, config.thresholds)
     nothing = jnp.isin(status, jnp.array([Status.NON_FINITE, Status.NO_SIGNAL]))
@@ -165,7 +170,7 @@ def _register(
 
 def _trace(refined: Refined, number: int) -> Trace:
     level = jnp.full(refined.trace.value.size, number, jnp.int32)
-    return Trace(1 - refined.trace.value, refined.trace.step_length, level, refined.trace.pose)
+    return Trace(refined.trace.value, refined.trace.step_length, level, refined.trace.pose)
 
 
 def _covariance(view: View) -> Float[Array, "6 6"]:
@@ -195,7 +200,7 @@ def _contrast(volume: Volume, frame: Frame) -> Float[Array, ""]:
 
 
 def _overlap(volume: Volume, frame: Frame, view: View, pose: jaxlie.SE3) -> Float[Array, ""]:
-    """The larger one of: the volume's share that falls on the image, the image's share in shadow."""
+    """The larger one of the volume's share on the image and the image's share in shadow."""
     coarse = volume.coarser[-1] if volume.coarser else volume
     mu = coarse.mu.reshape(-1, *coarse.mu.shape[-3:]).sum(0)[::2, ::2, ::2]
     axes = [jnp.arange(0, n, 2, dtype=mu.dtype) for n in coarse.mu.shape[-3:]]

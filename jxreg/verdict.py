@@ -53,7 +53,7 @@ class Evidence(NamedTuple):
     similarity: Float[Array, ""]
     initial_similarity: Float[Array, ""]
     last_step: Float[Array, ""]
-    """Length of the longest step in the last round [mm]."""
+    """Length of the very last step allowed, 0 if the search had stopped before [mm]."""
 
 
 def judge(evidence: Evidence, thresholds: Thresholds) -> Int[Array, ""]:

@@ -1,8 +1,8 @@
 """The patient as a volume of linear attenuation, and what is done to it before rendering.
 
-A volume keeps its own grid and affine: nothing is re-oriented, re-centred or resampled on the way to
-the renderer, so oblique and sheared affines are as good as any other. Index coordinates are voxel
-centres; outside the grid there is air.
+A volume keeps its own grid and affine: nothing is re-oriented, re-centred or resampled on the way
+to the renderer, so oblique and sheared affines are as good as any other. Index coordinates are
+voxel centres; outside the grid there is air.
 """
 
 from dataclasses import dataclass, replace

@@ -1,7 +1,7 @@
 """Which pixels a volume can explain: its shadow, and the rays that pass where the scan stops.
 
-A CT ends where the scanner stopped, not where the patient ends. A ray that leaves through such a cut
-face crosses anatomy that the volume does not have, and its pixel says little about the pose.
+A CT ends where the scanner stopped, not where the patient ends. A ray that leaves through such a
+cut face crosses anatomy that the volume does not have, and its pixel says little about the pose.
 """
 
 import jax
@@ -20,8 +20,8 @@ def cut_faces(volume: Volume, fraction: float = 0.25) -> Bool[Array, "2 3"]:
 
     Only the two faces along the patient's length are asked: there a scan stops on purpose. At the
     sides tissue at the border is a table, a head rest or an arm. Such a face is cut if its area of
-    tissue is at least `fraction` of the largest section along the same axis. Sections are counted on
-    the coarsest level, faces on the finest.
+    tissue is at least `fraction` of the largest section along the same axis. Sections are counted
+    on the coarsest level, faces on the finest.
     """
     coarsest = volume.coarser[-1] if volume.coarser else volume
     tissue = _tissue(volume)
@@ -60,7 +60,8 @@ def missing_share(
         t = span.enter + (k + 0.5) / samples * width
         point = [rays.origin[a] + t * rays.direction[a] for a in range(3)]
         outside = sum(((x < 0) | (x > last[a])).astype(t.dtype) for a, x in enumerate(point)) > 0
-        i, j, k = (jnp.clip(jnp.round(x), 0, last[a]).astype(jnp.int32) for a, x in enumerate(point))
+        nearest = [jnp.clip(jnp.round(x), 0, last[a]) for a, x in enumerate(point)]
+        i, j, k = (x.astype(jnp.int32) for x in nearest)
         here = tissue[i, j, k].astype(t.dtype)
         return lengths[0] + here * outside, lengths[1] + here
 

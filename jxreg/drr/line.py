@@ -1,7 +1,8 @@
 """A line integral as one differentiable primitive, whatever its quadrature.
 
-A quadrature sums a field along rays that two vectors each describe, `p` and `q` (say, first point and
-step). All derivatives with respect to the ray come from the same march as the value: the moments
+A quadrature sums a field along rays that two vectors each describe, `p` and `q` (say, first point
+and step). All derivatives with respect to the ray come from the same march as the value: the
+moments
 
     dS/dp = sum of grad f   and   dS/dq = sum of s grad f,   s the coordinate along the ray,
 
@@ -26,7 +27,7 @@ class LineRays(NamedTuple):
     p: Float[Array, "axes n"]
     q: Float[Array, "axes n"]
     extra: PyTree[Int[Array, "..."]] = ()
-    """Integers that the quadrature needs besides; nothing is differentiated with respect to them."""
+    """Integers that the quadrature needs besides; they have no derivatives."""
 
 
 class March(NamedTuple):

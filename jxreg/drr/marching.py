@@ -57,8 +57,10 @@ def _value(mu: Float[Array, "c x y z"], rays: LineRays) -> Float[Array, "c n"]:
 
 
 def _moments(mu: Float[Array, "c x y z"], rays: LineRays):
-    """Value and moments. The pair (s g, g) rides in one complex number: XLA:CPU writes one array
-    a loop, and this halves the loops."""
+    """Value and moments.
+
+    The pair (s g, g) rides in one complex number: XLA:CPU writes one array a loop.
+    """
 
     def sample(k):
         value, gradient = _interpolate_with_gradient(mu, _point(rays, k), k < rays.extra)

@@ -1,6 +1,5 @@
 """Digitally reconstructed radiographs: line integrals of a volume for every pixel of a camera."""
 
-import jax.numpy as jnp
 import jaxlie
 from jaxtyping import Array, Float
 
@@ -35,10 +34,14 @@ def render_rays(
     pixels: Float[Array, "n 2"],
     integrate: Integrate | None = None,
 ) -> Float[Array, "*channels n"]:
-    """The DRR at some pixels only (sparse rendering); arguments as in `render`.
+    """The DRR at some pixels only (sparse rendering).
 
     Args:
+        volume: As in `render`.
+        camera: As in `render`.
+        pose: As in `render`.
         pixels: Coordinates (u, v) of the wanted pixels; they need not be integers.
+        integrate: As in `render`.
     """
     integrate = trilinear() if integrate is None else integrate
     values = integrate(volume, voxel_rays(volume, camera, pose, pixels))

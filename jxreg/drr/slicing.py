@@ -1,9 +1,10 @@
 """Joseph's line integral: bilinear samples on the slices that a ray crosses, the fast quadrature.
 
 One image steps along the index axis that its central ray runs along most. On slice k a ray is at
-(u, v) = p + q k; the sum of its bilinear samples, times the length between slices, is the integral of
-the same trilinear field that `marching` samples, by the trapezoidal rule (Joseph, IEEE TMI 1, 1982).
-The axis, the strides and the sizes are data, so a batch may mix views and nothing recompiles.
+(u, v) = p + q k; the sum of its bilinear samples, times the length between slices, is the integral
+of the same trilinear field that `marching` samples, by the trapezoidal rule (Joseph, IEEE TMI 1,
+1982). The axis, the strides and the sizes are data, so a batch may mix views and nothing
+recompiles.
 """
 
 from typing import NamedTuple

@@ -7,6 +7,7 @@ so that help and usage errors come quickly.
 """
 
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -82,6 +83,7 @@ def _run(words: list[str]) -> int:
         return 2
     import tyro
 
+    _keep_compilations()
     command = getattr(importlib.import_module(f"jxreg.cli.{name}"), f"run_{name}")
     config = (
         tyro.conf.OmitArgPrefixes,
@@ -90,6 +92,19 @@ def _run(words: list[str]) -> int:
         tyro.conf.PositionalMetavarFromFieldName,
     )
     return int(tyro.cli(command, prog=f"jxreg {name}", args=rest, config=config))
+
+
+def _keep_compilations() -> None:
+    """Lets JAX keep what it compiles for the next run, unless the user has decided about that.
+
+    Through the environment, because JAX reads it when it is imported; where JAX is loaded already,
+    someone else is in charge.
+    """
+    if "jax" not in sys.modules:
+        from jxreg.cli.fetch import cache_folder
+
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "compiled"))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 def _show_notices() -> None:

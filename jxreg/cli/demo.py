@@ -83,6 +83,7 @@ def make_scene(pixels: int, voxel_mm: float, seed: int) -> Scene:
         voxel_mm: Side of the voxels [mm].
         seed: Of the noise and of the start.
     """
+    import jax
     import jax.numpy as jnp
     import numpy as np
 
@@ -97,17 +98,16 @@ def make_scene(pixels: int, voxel_mm: float, seed: int) -> Scene:
     volume = phantoms.voxelise(phantoms.total(phantom), *grid)
     side = 380.0 / pixels
     camera = Camera.from_sdd(1020.0, (pixels, pixels), (side, side), mirrored=True)
-    truth = from_carm(
-        20.0,
-        8.0,
-        1.5,
-        source_to_isocenter=710.0,
-        isocenter=volume.isocenter,
-        offset=(4.0, -25.0, 6.0),
-    )
     signs = random.choice([-1.0, 1.0], 6)
     twist = signs * random.uniform(0.8, 1.2, 6) * np.array([9.0, 9.0, 25.0, 0.07, 0.07, 0.07])
-    start = perturb(truth, jnp.asarray(twist, float), volume.isocenter)
+
+    @jax.jit
+    def poses(isocenter, twist):
+        carm = {"source_to_isocenter": 710.0, "offset": (4.0, -25.0, 6.0)}
+        truth = from_carm(20.0, 8.0, 1.5, isocenter=isocenter, **carm)
+        return truth, perturb(truth, twist, isocenter)
+
+    truth, start = poses(volume.isocenter, jnp.asarray(twist, float))
     image = exact_xray(phantom, camera, truth, random)
     return Scene(phantom, volume, Frame(jnp.asarray(image, float), camera), truth, start)
 

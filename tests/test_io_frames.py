@@ -353,6 +353,12 @@ def test_shutters(tmp_path):
     np.testing.assert_allclose(mask.sum(), 15 * 19, atol=2 * (15 + 19))
 
 
+def test_incomplete_shutters_are_left_out(tmp_path):
+    tags = {"ShutterShape": ["RECTANGULAR", "CIRCULAR"], "ShutterLeftVerticalEdge": 4,
+            "RadiusOfCircularShutter": 3, "CenterOfCircularShutter": ""}  # fmt: skip
+    assert load_frames(saved(tmp_path, xray(**tags))).mask is None
+
+
 def test_padding_value(tmp_path):
     stored = intensities()
     stored[0, :3] = 7

@@ -231,7 +231,7 @@ def test_written_nifti_reads_back(tmp_path):
         write_nifti(tmp_path / "out.img", smooth_ct(), AFFINE)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     changes=st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=6)
 )

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from jxreg.errors import InputError
+from jxreg.io.boundary import reading
 from jxreg.io.dicom_file import is_dicom, read_tags
 from jxreg.io.raster import SUFFIXES
 from jxreg.io.scan import Scan
@@ -41,6 +42,11 @@ def describe(path: str | Path, *, series: str | int | None = None) -> Descriptio
     path = Path(path)
     if not path.exists():
         raise InputError(str(path), "no such file", "a file to describe", "check the path")
+    with reading(path, "a file that jxreg knows"):
+        return _described(path, series)
+
+
+def _described(path: Path, series: str | int | None) -> Description:
     name = path.name.lower()
     if path.is_dir():
         return _volume(path, "DICOM series", series)

@@ -45,15 +45,16 @@ def read_dicom_series(
     """
     path = Path(path)
     name = str(path)
-    datasets = _choose_series(name, _headers(path), series)
-    datasets, notes = _without_localizers(name, datasets)
-    slices = [item for file, dataset in datasets for item in _slices(file, dataset)]
-    slices = sort_slices(name, slices)
-    check_size(name, (len(slices), *slices[0].size), 4)
-    values = _pixels(name, slices)
-    slices, values, dropped = _without_duplicates(name, slices, values)
-    matrix = stack_affine(name, slices) if affine is None else np.asarray(affine, np.float64)
-    values = _rescaled(slices, values)
+    with reading(name, EXPECTED):
+        datasets = _choose_series(name, _headers(path), series)
+        datasets, notes = _without_localizers(name, datasets)
+        slices = [item for file, dataset in datasets for item in _slices(file, dataset)]
+        slices = sort_slices(name, slices)
+        check_size(name, (len(slices), *slices[0].size), 4)
+        values = _pixels(name, slices)
+        slices, values, dropped = _without_duplicates(name, slices, values)
+        matrix = stack_affine(name, slices) if affine is None else np.asarray(affine, np.float64)
+        values = _rescaled(slices, values)
     return check_scan(name, Scan(values, matrix, slices[0].unit, (*notes, *dropped)))
 
 
@@ -129,7 +130,7 @@ def _slice(path: Path, dataset: "Dataset", groups: list, index: int, count: int)
         return tuple(float(x) for x in value)
 
     transformation = "PixelValueTransformationSequence"
-    with reading(path, EXPECTED):
+    with reading(path, EXPECTED):  # names the file, where the series would name the folder
         return Slice(
             path,
             index,

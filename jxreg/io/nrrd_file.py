@@ -107,7 +107,7 @@ def _affine(path: Path, header: Any) -> np.ndarray:
     if space not in _RAS_FROM_SPACE or "space directions" not in header:
         raise InputError(
             str(path),
-            f"space {space!r}, directions {header.get('space directions')}",
+            f"space {space!r}, {'with' if 'space directions' in header else 'without'} directions",
             "an anatomical space with directions",
             "give affine= (world RAS from index [mm]), or export it from 3D Slicer",
         )

@@ -465,34 +465,43 @@ def test_from_matrix_refuses_what_is_not_rigid_in_one_line(matrix, message):
 # Every public function compiles and maps
 
 
-def public_functions():
-    """Functions of (key, pose) that call each public function once."""
+def every_function(key, pose):
+    """What each public function makes of a key and a pose."""
     pivot = np.array(ISOCENTER)
-
-    def other(key, pose):
-        return perturb(pose, jax.random.normal(key, (6,)), pivot)
-
-    yield "from_carm", lambda key, pose: carm(*jax.random.normal(key, (3,)))
-    yield "to_carm", lambda key, pose: read_carm(pose)
-    yield "perturb", other
-    yield "twist_between", lambda key, pose: twist_between(pose, other(key, pose), pivot)
-    yield "interpolate", lambda key, pose: poses.interpolate(pose, other(key, pose), 0.3)
-    yield "distances", lambda key, pose: distances(pose, other(key, pose), pivot)
-    yield "random_twist", lambda key, pose: poses.random_twist(key, pose, pivot, SCALE)
-    yield "random_offset", lambda key, pose: poses.random_offset(key, pose, pivot, SCALE)
+    other = perturb(pose, jax.random.normal(key, (6,)), pivot)
     ranges = {"primary_degrees": (0.0, 9.0), "source_to_isocenter": (700.0, 800.0)}
     draw = partial(poses.random_carm, isocenter=pivot, **ranges)
-    yield "random_carm", lambda key, pose: draw(key)
-    yield "random_mixture", lambda key, pose: poses.random_mixture(key, [draw, draw])
+    return {
+        "from_carm": from_carm(*other.translation(), source_to_isocenter=700.0, isocenter=pivot),
+        "to_carm": to_carm(pose, source_to_isocenter=DISTANCE, isocenter=pivot),
+        "perturb": other,
+        "twist_between": twist_between(pose, other, pivot),
+        "interpolate": poses.interpolate(pose, other, 0.3),
+        "rotation_angle": poses.rotation_angle(pose, other),
+        "rotation_arc": poses.rotation_arc(pose, other, 500.0),
+        "double_geodesic": poses.double_geodesic(pose, other, pivot, radius=500.0),
+        "log_geodesic": poses.log_geodesic(pose, other, radius=500.0),
+        "random_twist": poses.random_twist(key, pose, pivot, SCALE),
+        "random_offset": poses.random_offset(key, pose, pivot, SCALE),
+        "random_carm": draw(key),
+        "random_mixture": poses.random_mixture(key, [draw, draw]),
+    }
 
 
-@pytest.mark.parametrize(("name", "function"), list(public_functions()))
-def test_jit_equals_eager_and_vmap_equals_a_loop(name, function):
+def test_jit_equals_eager_and_vmap_equals_a_loop():
     keys = jax.random.split(jax.random.key(3), 2)
     starts = [carm(10.0, 20.0, 30.0), carm(-150.0, 5.0)]
-    batch = jax.vmap(jax.jit(function))(keys, jax.tree.map(lambda *a: jnp.stack(a), *starts))
-    for i in range(2):
-        eager = function(keys[i], starts[i])
-        jax.tree.map(
-            lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-10), batch, eager
-        )
+    compiled = jax.jit(every_function)
+    one = [compiled(keys[i], starts[i]) for i in range(2)]
+    with jax.disable_jit():
+        eager = every_function(keys[0], starts[0])
+    batch = jax.vmap(compiled)(keys, jax.tree.map(lambda *a: jnp.stack(a), *starts))
+    for name in one[0]:
+        close(eager[name], one[0][name], name)
+        for i in range(2):
+            close(jax.tree.map(lambda a, i=i: a[i], batch[name]), one[i][name], name)
+
+
+def close(first, second, name):
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_allclose(a, b, atol=TIGHT, err_msg=name)

@@ -148,7 +148,7 @@ def crop(camera: Camera, top: int, left: int, image_size: tuple[int, int]) -> Ca
 
     The window may reach over the border of the image: negative corners and large sizes are fine.
     """
-    moved = _left_multiply(camera, _affine_2d(1.0, 1.0, -left, -top))
+    moved = _left_multiply(camera, _affine_2d(1.0, 1.0, -float(left), -float(top)))
     return replace(moved, image_size=_checked_size(image_size))
 
 
@@ -191,12 +191,12 @@ def window(
 
 def flip_horizontal(camera: Camera) -> Camera:
     """Camera of the image with its columns in reverse order."""
-    return _left_multiply(camera, _affine_2d(-1.0, 1.0, camera.image_size[1] - 1, 0.0))
+    return _left_multiply(camera, _affine_2d(-1.0, 1.0, camera.image_size[1] - 1.0, 0.0))
 
 
 def flip_vertical(camera: Camera) -> Camera:
     """Camera of the image with its rows in reverse order."""
-    return _left_multiply(camera, _affine_2d(1.0, -1.0, 0.0, camera.image_size[0] - 1))
+    return _left_multiply(camera, _affine_2d(1.0, -1.0, 0.0, camera.image_size[0] - 1.0))
 
 
 def to_projection(camera: Camera, pose: jaxlie.SE3) -> Float[Array, "3 4"]:
@@ -205,14 +205,27 @@ def to_projection(camera: Camera, pose: jaxlie.SE3) -> Float[Array, "3 4"]:
 
 
 def from_projection(
-    matrix: ArrayLike, image_size: tuple[int, int], *, sdd: ArrayLike
+    matrix: ArrayLike,
+    image_size: tuple[int, int],
+    *,
+    sdd: ArrayLike,
+    in_front: ArrayLike | None = None,
 ) -> tuple[Camera, jaxlie.SE3]:
     """Camera and pose from any 3x4 projection matrix (RQ decomposition).
 
-    A projection matrix is defined up to a scale and a sign, and it does not know the SDD (see
-    `Camera.from_intrinsic`). The pose is always a proper rotation: of the decompositions
-    K diag(s) diag(s) R the one with K[1, 1] > 0 and K[2, 2] = 1 is chosen whose world origin side
-    faces the camera as the matrix says, so that a mirrored image ends as K[0, 0] < 0.
+    A projection matrix is defined up to a scale, and it does not know the SDD (see
+    `Camera.from_intrinsic`). The pose is always a proper rotation and K[1, 1] > 0, K[2, 2] = 1, so
+    that a mirrored image ends as K[0, 0] < 0.
+
+    The opposite matrix gives the same pixels, from a camera that looks the other way and sees a
+    mirrored image. Only a point known to be in front of the source tells the two apart.
+
+    Args:
+        matrix: Pixel from world, K [R | t] times any number.
+        image_size: Rows, columns.
+        sdd: Source-to-detector distance [mm].
+        in_front: World point [mm] that the X-rays reach, such as the isocenter; it decides the
+            sign of the matrix. By default the third row times a visible point is positive.
 
     Source: Hartley and Zisserman, Multiple View Geometry, 2nd ed., section 6.2.4.
 
@@ -235,7 +248,8 @@ def from_projection(
             "a finite camera centre",
             "parallel projections are not supported",
         )
-    matrix = matrix / scale
+    behind = in_front is not None and matrix[2] @ np.append(np.asarray(in_front), 1.0) < 0
+    matrix = matrix / (-scale if behind else scale)
     k, rotation = _rq(matrix[:, :3])
     translation = np.linalg.solve(k, matrix[:, 3])
     pose = jaxlie.SE3.from_matrix(jnp.asarray(_rigid(rotation, translation)))

@@ -1,0 +1,164 @@
+"""register(): from a start to a pose and a verdict, on a phantom with a closed-form X-ray."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jxreg import phantoms
+from jxreg.camera import Camera
+from jxreg.errors import InputError
+from jxreg.frame import Frame
+from jxreg.metrics import mtre
+from jxreg.pose import CArm, from_carm, perturb
+from jxreg.register import Level, RegisterConfig, initial_pose, register
+from jxreg.verdict import Evidence, Status, Thresholds, judge
+
+CONFIG = RegisterConfig(levels=(Level(32, 1, sigma=0.1, rounds=2), Level(64, 0, rounds=2)))
+CAMERA = Camera.from_sdd(1020.0, (128, 128), (2.8, 2.8))
+LANDMARKS = jnp.array([[0.0, 0, 60], [60, 0, -40], [-60, 0, -40], [0, 60, 20], [0, -60, 90]])
+
+
+@pytest.fixture(scope="module")
+def case():
+    """Volume, X-ray, true pose and start of a pelvis."""
+    phantom = phantoms.total(phantoms.pelvis_and_spine())
+    volume = phantoms.voxelise(phantom, *phantoms.grid_around(phantom, 5.0))
+    truth = from_carm(15.0, 5.0, source_to_isocenter=700.0, isocenter=volume.isocenter)
+    image = phantoms.exact_drr(phantom, CAMERA, truth).reshape(-1, *CAMERA.image_size).sum(0)
+    start = perturb(truth, jnp.array([8.0, -8.0, 20.0, 0.05, -0.05, 0.05]), volume.isocenter)
+    return volume, image, truth, start
+
+
+@pytest.fixture(scope="module")
+def batch(case):
+    """One compiled call over good and bad input, by name; and its starts."""
+    volume, image, truth, start = case
+    far = perturb(truth, jnp.array([900.0, 0, 0, 0, 0, 0]), volume.isocenter)
+    nan = jax.tree.map(lambda x: x * jnp.nan, start)
+    lanes = {
+        "good": (image, start),
+        "other contrast": (3 * jnp.sqrt(image) + 1, start),
+        "black": (jnp.zeros_like(image), start),
+        "constant": (jnp.full_like(image, 2.5), start),
+        "nan image": (image.at[5, 7].set(jnp.nan), start),
+        "nan pose": (image, nan),
+        "out of view": (image, far),
+        "noise": (jax.random.normal(jax.random.key(0), image.shape), start),
+    }
+    images = jnp.stack([i for i, _ in lanes.values()])
+    starts = jax.tree.map(lambda *x: jnp.stack(x), *(s for _, s in lanes.values()))
+    run = jax.vmap(lambda i, s: register(volume, Frame(i, CAMERA), s, config=CONFIG))
+    results = run(images, starts)
+    by_name = {name: jax.tree.map(lambda x, k=k: x[k], results) for k, name in enumerate(lanes)}
+    return by_name, starts
+
+
+@pytest.mark.parametrize("name", ["good", "other contrast"])
+def test_finds_the_pose(case, batch, name):
+    _, _, truth, start = case
+    result = batch[0][name]
+    assert int(result.status) == Status.OK
+    assert float(mtre(start, truth, LANDMARKS)) > 15
+    assert float(mtre(result.pose, truth, LANDMARKS)) < 1.5  # voxels of 5 mm, pixels of 4
+    assert float(result.similarity) > float(result.initial_similarity)
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("black", Status.NO_SIGNAL),
+        ("constant", Status.NO_SIGNAL),
+        ("nan image", Status.NON_FINITE),
+        ("nan pose", Status.NON_FINITE),
+        ("out of view", Status.OUT_OF_VIEW),
+    ],
+)
+def test_bad_input_never_looks_like_success(batch, name, status):
+    assert int(batch[0][name].status) == status
+
+
+def test_noise_is_not_ok(batch):
+    assert int(batch[0]["noise"].status) in (Status.SUSPECT, Status.NOT_CONVERGED)
+
+
+def test_without_signal_the_start_comes_back(batch):
+    results, starts = batch
+    for name, lane in (("black", 2), ("constant", 3), ("nan image", 4)):
+        assert np.array_equal(results[name].pose.wxyz_xyz, starts.wxyz_xyz[lane])
+
+
+def test_covariance_is_a_covariance(batch):
+    covariance = np.asarray(batch[0]["good"].covariance, np.float64)
+    deviations = np.sqrt(np.diag(covariance))
+    correlation = covariance / np.outer(deviations, deviations)
+    np.testing.assert_allclose(correlation, correlation.T, atol=1e-2)
+    assert np.linalg.eigvalsh(correlation).min() > -1e-2
+    assert deviations[2] > deviations[:2].max()  # one view knows depth worst
+
+
+def test_trace_has_every_level(batch):
+    trace = batch[0]["good"].trace
+    assert trace.similarity.shape == trace.level.shape == (16,)
+    assert np.array_equal(np.unique(trace.level), [0, 1])
+    assert trace.pose.wxyz_xyz.shape == (16, 7)
+
+
+def test_one_frame_alone_equals_the_batch(case, batch):
+    volume, image, _, start = case
+    alone = register(volume, Frame(image, CAMERA), start, config=CONFIG)
+    together = batch[0]["good"]
+    assert int(alone.status) == int(together.status)
+    # Sums run in another order, over 16 steps.
+    assert float(mtre(alone.pose, together.pose, LANDMARKS)) < 0.05
+
+
+def test_a_similarity_without_features_is_climbed_too(case):
+    volume, image, truth, start = case
+    levels = (Level(32, 1, rounds=1, gradient_steps=60),)
+    config = RegisterConfig(levels=levels, similarity="mutual_information")
+    result = register(volume, Frame(image, CAMERA), start, config=config)
+    # Pixels of 8 mm and one level: it must come near, no more.
+    assert float(mtre(result.pose, truth, LANDMARKS)) < 0.5 * float(mtre(start, truth, LANDMARKS))
+
+
+def test_positioner_angles_are_a_start(case):
+    volume, image, _, _ = case
+    carm = CArm(*(jnp.asarray(x) for x in (0.26, 0.09, 0.0, 690.0, [1.0, 2.0, 0.0])))
+    pose = initial_pose(volume, Frame(image, CAMERA, carm=carm))
+    np.testing.assert_allclose(pose.apply(volume.isocenter), [1.0, 2.0, 690.0], atol=1e-3)
+    with pytest.raises(InputError, match="no start"):
+        register(volume, Frame(image, CAMERA))
+
+
+def test_the_module_holds_the_function_of_its_name():
+    assert importlib.import_module("jxreg.register").register is register
+    assert hash(RegisterConfig()) == hash(RegisterConfig())
+
+
+def test_the_gravest_finding_wins():
+    good = {
+        "finite": True,
+        "contrast": 0.5,
+        "overlap": 0.9,
+        "kept": 0.9,
+        "similarity": 0.9,
+        "initial_similarity": 0.5,
+        "last_step": 0.0,
+    }
+    table = [
+        (Status.OK, {}),
+        (Status.SUSPECT, {"similarity": 0.1}),
+        (Status.SUSPECT, {"kept": 0.05}),
+        (Status.SUSPECT, {"initial_similarity": 0.99}),
+        (Status.NOT_CONVERGED, {"last_step": 3.0, "similarity": 0.1}),
+        (Status.OUT_OF_VIEW, {"overlap": 0.1, "last_step": 3.0}),
+        (Status.NO_SIGNAL, {"contrast": 0.0, "overlap": 0.1}),
+        (Status.NON_FINITE, {"finite": False, "contrast": 0.0}),
+        (Status.SUSPECT, {"similarity": float("nan")}),
+    ]
+    for status, change in table:
+        evidence = Evidence(**{k: jnp.asarray(v) for k, v in {**good, **change}.items()})
+        assert int(judge(evidence, Thresholds())) == status, change

@@ -1,6 +1,7 @@
 """What `import jxreg` gives and costs, and that the project's own files agree."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -92,3 +93,23 @@ def test_version_is_the_one_of_the_package():
 def test_readme_has_exactly_two_set_up_commands():
     lines = re.findall(r"^ *(pip install .* && .*)$", (ROOT / "README.md").read_text(), re.M)
     assert lines == ["pip install . && jxreg demo", 'pip install -e ".[test]" && pytest']
+
+
+@pytest.mark.slow
+def test_the_python_lines_of_the_readme_run(tmp_path):
+    demo = "from jxreg.cli import main; raise SystemExit(main(['demo']))"
+    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    path = os.pathsep.join([str(ROOT), *sys.path])
+    for code in (demo, block.group(1)):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("OK 0.9")
+    assert (tmp_path / "pose.json").is_file()

@@ -116,8 +116,9 @@ def crop_air(volume: Volume, threshold: float = 0.1 * MU_WATER, margin: int = 2)
     for axis, size in enumerate(body.shape):
         others = tuple(a for a in range(3) if a != axis)
         inside = np.flatnonzero(body.any(others))
-        low, high = max(inside[0] - margin, 0), min(inside[-1] + 1 + margin, size)
-        start.append(int(low)), stop.append(int(max(high, min(low + 2, size))))
+        low = max(min(inside[0] - margin, size - 2), 0)  # a volume has two voxels a side
+        high = max(min(inside[-1] + 1 + margin, size), low + 2)
+        start.append(int(low)), stop.append(int(high))
     return crop(volume, tuple(start), tuple(stop))
 
 

@@ -13,6 +13,7 @@ from jxreg.errors import InputError
 from jxreg.pose import from_carm
 
 SIZE = (37, 52)
+ISOCENTER = np.array([3.0, -5.0, 8.0])
 TIGHT = 1e-11  # px: pixels of about 1e2 in float64
 POINTS = np.random.default_rng(0).uniform(-120, 120, (20, 3))
 
@@ -33,9 +34,7 @@ def skewed(mirrored: bool = False, size=SIZE) -> Camera:
 
 
 def pose_at(primary=20.0, secondary=-10.0, roll=5.0):
-    return from_carm(
-        primary, secondary, roll, source_to_isocenter=700.0, isocenter=jnp.array([3.0, -5.0, 8.0])
-    )
+    return from_carm(primary, secondary, roll, source_to_isocenter=700.0, isocenter=ISOCENTER)
 
 
 def pixels_of(camera, points=POINTS):
@@ -179,9 +178,7 @@ def test_the_sign_of_a_projection_matrix_follows_a_point_in_front(mirrored):
     """P and -P give every point the same pixel, but only one has the patient before the source."""
     camera, pose = skewed(mirrored), pose_at()
     matrix = -2.0 * np.array(cameras.to_projection(camera, pose))
-    found, found_pose = cameras.from_projection(
-        matrix, SIZE, sdd=1020.0, in_front=np.array([3.0, -5.0, 8.0])
-    )
+    found, found_pose = cameras.from_projection(matrix, SIZE, sdd=1020.0, in_front=ISOCENTER)
     np.testing.assert_allclose(found.intrinsic, camera.intrinsic, rtol=1e-11, atol=1e-9)
     np.testing.assert_allclose(found_pose.as_matrix(), pose.as_matrix(), rtol=1e-11, atol=1e-9)
 

@@ -1,11 +1,11 @@
 """Registration from a start, on simulated X-rays of real CTs: success and accuracy.
 
-    python benchmarks/bench_register.py chest-ct/cxr.nii.gz head-ct-cranium/cranium.nii.gz --cases 50
+    python benchmarks/bench_register.py chest.nii.gz head.nii.gz pelvis.nii.gz --cases 50
 
 Protocol: for every case a random C-arm view (LAO/RAO within 45, CRA/CAU within 20, roll within 8
 degrees, isocenter within 15 mm), an X-ray of it by `simulated_xray` from the full CT, and a random
-start (each rotation within 5 degrees, in-plane 10 mm, depth 30 mm). The CT is registered as it is and
-cropped along the patient by 30 mm at each end. Landmarks are 200 random voxels of bone.
+start (each rotation within 5 degrees, in-plane 10 mm, depth 30 mm). The CT is registered as it is,
+and cropped along the patient by 30 mm at each end. Landmarks are 200 random voxels of bone.
 """
 
 import argparse

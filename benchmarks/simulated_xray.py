@@ -1,8 +1,8 @@
 """X-ray images of known pose that the registration does not model: its test bench.
 
-The image is made by the other algorithm (Siddon chords through constant voxels, registration samples
-a trilinear field) from soft tissue and bone apart, with a spectrum that hardens in bone, smooth
-scatter, blur, quantum noise and 12 bits.
+The image is made by the other algorithm (Siddon chords through constant voxels, while registration
+samples a trilinear field) from soft tissue and bone apart, with a spectrum that hardens in bone,
+smooth scatter, blur, quantum noise and 12 bits.
 """
 
 from typing import NamedTuple

@@ -116,8 +116,8 @@ def to_carm(pose: SE3, *, source_to_isocenter: ArrayLike, isocenter: Point) -> C
 def perturb(pose: SE3, twist: Float[Array, "6"], pivot: Point) -> SE3:
     """Move a pose by a twist about a point.
 
-    With p = pose @ pivot the result is Trans(p) exp(twist) Trans(-p) pose: the pivot is displaced
-    by the twist's translation alone, the rotation turns the patient about it.
+    With p = pose @ pivot the result is Trans(p) exp(twist) Trans(-p) pose: the rotation turns the
+    patient about the pivot, and only the translation moves the pivot itself.
 
     Args:
         pose: Pose, `camera_from_world`.
@@ -328,8 +328,9 @@ def _arm(pose: SE3, pivot: Point) -> Float[Array, "3"]:
 
 
 def _wrap(angle: Float[Array, ""]) -> Float[Array, ""]:
-    """The same angle in (-pi, pi]."""
-    return angle - 2 * jnp.pi * jnp.ceil(angle / (2 * jnp.pi) - 0.5)
+    """The same angle in (-pi, pi], where pi plus rounding is pi and not minus pi."""
+    rounding = 4 * jnp.finfo(angle.dtype).eps
+    return angle - 2 * jnp.pi * jnp.ceil(angle / (2 * jnp.pi) - 0.5 - rounding)
 
 
 def _same_float(*values: Point) -> list[Array]:

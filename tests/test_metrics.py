@@ -17,7 +17,8 @@ from jxreg.pose import from_carm, perturb
 
 DISTANCE, SDD = 750.0, 1020.0
 ISOCENTER = np.array([10.0, -20.0, 30.0])
-LANDMARKS = jnp.asarray(ISOCENTER + np.random.default_rng(0).uniform(-80, 80, (14, 3)))
+with jax.enable_x64(True):
+    LANDMARKS = jnp.asarray(ISOCENTER + np.random.default_rng(0).uniform(-80, 80, (14, 3)))
 TIGHT = 1e-9  # mm; coordinates of about 1e3 in float64
 
 carm = jax.jit(partial(from_carm, source_to_isocenter=DISTANCE, isocenter=ISOCENTER))

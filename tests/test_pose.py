@@ -123,7 +123,7 @@ def test_to_carm_undoes_from_carm(angles, offset):
     found = np.rad2deg([read.primary, read.secondary, read.roll])
     np.testing.assert_allclose((found - angles + 180) % 360, [180] * 3, atol=TIGHT)
     assert (found > -180).all()
-    assert (found <= 180).all()
+    assert (found <= 180 + 1e-12).all()
     np.testing.assert_allclose(read.offset, offset, atol=TIGHT)
     assert read.source_to_isocenter == DISTANCE
 
@@ -140,6 +140,31 @@ def test_to_carm_of_float32_keeps_a_ten_thousandth_of_a_degree(primary):
     error = (np.rad2deg(np.float64(read.primary)) - primary + 180) % 360 - 180
     assert abs(error) < 1e-4
     np.testing.assert_allclose(read.offset, np.zeros(3), atol=2e-4)
+
+
+@pytest.mark.parametrize("angles", [(0.0, 0.0, 0.0), (180.0, 0.0, 0.0), (35.0, -20.0, 10.0)])
+def test_angles_and_offset_there_and_back_have_the_unit_matrix_as_derivative(angles):
+    there = jnp.array([*angles, 3.0, 4.0, 5.0])
+    np.testing.assert_allclose(slope_there_and_back(there), np.eye(6), atol=TIGHT)
+
+
+def carm_there_and_back(numbers):
+    read = read_carm(carm(*numbers[:3], offset=numbers[3:]))
+    angles = jnp.rad2deg(jnp.stack([read.primary, read.secondary, read.roll]))
+    return jnp.concatenate([angles, read.offset])
+
+
+slope_there_and_back = jax.jit(jax.jacfwd(carm_there_and_back))
+
+
+@pytest.mark.parametrize("angles", [(180.0, 0.0, 0.0), (-180.0, 10.0, 5.0), (0.0, 20.0, 180.0)])
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_half_turn_reads_plus_180_degrees(angles, wide):
+    with jax.enable_x64(wide):
+        read = read_carm(carm(*angles))
+    found = np.rad2deg([read.primary, read.roll])
+    expected = np.where(np.abs([angles[0], angles[2]]) == 180, 180, [angles[0], angles[2]])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_to_carm_is_a_pytree_of_its_own_kind():

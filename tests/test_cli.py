@@ -294,6 +294,27 @@ def test_nifti_output_lies_where_the_detector_stood(mirrored):
     np.testing.assert_allclose((homogeneous @ affine.T)[:, :3], expected, atol=2e-3)  # float32
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_dicom_output_starts_a_registration(mirrored, inputs, tmp_path, fake_register):
+    words = "--primary-degrees 30 --secondary-degrees -15 --source-to-isocenter 650 --sdd 990"
+    words += " --size 20 24 --pixel-spacing 8 9" + " --mirrored" * mirrored
+    ct, dcm = str(inputs / "ct.nii.gz"), tmp_path / "xray.dcm"
+    assert main(["render", ct, "--out", str(dcm), *words.split()]) == 0
+    frames = load_frames(dcm)
+    camera = load_camera(tmp_path / "xray.json")
+    np.testing.assert_allclose(frames.camera.intrinsic[0], camera.intrinsic, rtol=1e-5)
+    volume = load_volume(ct)
+    pose = load_pose(tmp_path / "xray.json")
+    start = REGISTER.initial_pose(volume, jax.tree.map(lambda x: x[0], frames))
+    np.testing.assert_allclose(start.as_matrix(), pose.as_matrix(), atol=1e-2)  # mm at 650 mm
+    image = np.asarray(drr.render(volume, camera, pose))
+    assert np.corrcoef(frames.image[0].ravel(), image.ravel())[0, 1] > 0.9999  # 16 bits
+    fake_register(0)
+    assert main(["register", ct, str(dcm), "--out", str(tmp_path / "out")]) == 0
+    record = json.loads((tmp_path / "out" / "registration.json").read_text())
+    assert "DICOM" in record["start"]["source"]
+
+
 # --- register ---------------------------------------------------------------------------------
 
 FILES = {"registration.json", "report.html"}

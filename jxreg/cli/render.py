@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from jxreg.camera import Camera
 
-ENDINGS = (".png", ".npy", ".nii", ".nii.gz")
+ENDINGS = (".png", ".npy", ".nii", ".nii.gz", ".dcm")
 
 
 def run_render(
@@ -34,7 +34,7 @@ def run_render(
 
     Args:
         volume: CT: NIfTI, NRRD, MHA, or a folder of DICOM slices.
-        out: Image to write: .png (16 bit), .npy, .nii or .nii.gz (where the detector stood).
+        out: Image: .png (16 bit), .npy, .nii or .nii.gz (where the detector stood), .dcm (XA).
         pose: Where the C-arm stands.
         camera: Its geometry; by default 1020 mm from source to detector and 280 mm of detector.
         size: Rows and columns of the image [px]; 256 256 by default.
@@ -62,7 +62,7 @@ def run_render(
         "step_mm": step_mm,
         "attenuation": [float(image.min()), float(image.max())],
     }
-    _write(out, image, made, placed, about)
+    _write(out, image, made, placed, loaded.isocenter, about)
     result_console().print(str(out), soft_wrap=True, markup=False)
     return 0
 
@@ -130,7 +130,10 @@ def _check_ending(out: Path) -> None:
         )
 
 
-def _write(out: Path, image, camera: "Camera", pose: "jaxlie.SE3", about: dict) -> None:
+def _write(
+    out: Path, image, camera: "Camera", pose: "jaxlie.SE3", isocenter: "Array", about: dict
+) -> None:
+    from jxreg.cli.dicom_output import write_xa
     from jxreg.io import save_pose, write_atomic, write_nifti, write_npy, write_png
     from jxreg.io.pose_file import json_bytes
     from jxreg.report import versions
@@ -139,6 +142,8 @@ def _write(out: Path, image, camera: "Camera", pose: "jaxlie.SE3", about: dict) 
         write_png(out, image)
     elif out.suffix == ".npy":
         write_npy(out, image)
+    elif out.suffix == ".dcm":
+        write_xa(out, image, camera, pose, isocenter)
     else:
         write_nifti(out, image.T[:, :, None], detector_affine(camera, pose))
     stem = out.name.removesuffix(".gz").rsplit(".", 1)[0]

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 Record = Mapping[str, Any]
 
@@ -227,7 +228,7 @@ def edge_letters(record: Record) -> dict[str, str]:
     right = rotation[0] * (-1 if record["camera"].get("mirrored", False) else 1)
     down = rotation[1]
     sides = {"right": right, "left": -right, "bottom": down, "top": -down}
-    return {side: _letters(direction) for side, direction in sides.items()}
+    return {side: patient_letters(direction) for side, direction in sides.items()}
 
 
 def number(value: float | None, digits: int, unit: str = "") -> str:
@@ -240,7 +241,8 @@ def number(value: float | None, digits: int, unit: str = "") -> str:
     return text.replace("-", "−") + unit
 
 
-def _letters(direction: np.ndarray) -> str:
+def patient_letters(direction: Float[np.ndarray, "3"]) -> str:
+    """A direction in RAS as letters, the strongest first: R L, A P, H F."""
     order = np.argsort(-np.abs(direction))
     pairs = ("LR", "PA", "FH")
     return "".join(pairs[i][int(direction[i] > 0)] for i in order[:2] if abs(direction[i]) > 0.35)

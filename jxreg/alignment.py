@@ -18,7 +18,7 @@ from jxreg import drr, similarity
 from jxreg.camera import pixel_grid, project_points
 from jxreg.drr.coverage import missing_share, silhouette
 from jxreg.drr.rays import voxel_rays
-from jxreg.frame import Frame, downsample, window
+from jxreg.frame import Frame, downsample, valid_mask, window
 from jxreg.pose import perturb
 from jxreg.refinement import Refined, RefineTrace, levenberg_marquardt, refine
 from jxreg.volume import Volume
@@ -206,7 +206,7 @@ def _usable(scene: Scene, level: Level, pose: jaxlie.SE3, image: Float[Array, "r
     rays = voxel_rays(scene.coarsest, camera, pose, pixel_grid(camera))
     missing = missing_share(scene.coarsest, rays, scene.cut).reshape(camera.image_size)
     complete = jnp.clip(1 - missing / level.missing, 0, 1)
-    return scene.frame.mask * shadow * complete, shadow
+    return valid_mask(scene.frame) * shadow * complete, shadow
 
 
 def _local(level: Level):

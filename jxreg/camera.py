@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import jaxlie
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from jxreg.errors import InputError
@@ -89,7 +90,7 @@ class Camera:
         """
         _check_positive("sdd", sdd)
         matrix = jnp.asarray(intrinsic, float)
-        if not isinstance(matrix, jax.core.Tracer):
+        if not isinstance(matrix, Tracer):
             _check_intrinsic(np.asarray(matrix))
         return cls(matrix, jnp.asarray(sdd, float), _checked_size(image_size))
 
@@ -201,7 +202,7 @@ def flip_vertical(camera: Camera) -> Camera:
 
 def to_projection(camera: Camera, pose: jaxlie.SE3) -> Float[Array, "3 4"]:
     """Projection matrix K [R | t]: homogeneous pixel (u, v, 1) from world point [mm]."""
-    return camera.intrinsic @ pose.as_matrix()[:3]
+    return jnp.matmul(camera.intrinsic, pose.as_matrix()[:3], precision="highest")
 
 
 def from_projection(
@@ -292,7 +293,7 @@ def _checked_size(image_size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _check_positive(name: str, value: ArrayLike) -> None:
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return
     value = np.asarray(value, np.float64)
     if not (np.isfinite(value).all() and (value > 0).all()):

@@ -89,6 +89,7 @@ def refine(
     def body(carry):
         count, pose, gradient, state, best, since, trace = carry
         update, state = optimizer.update(-gradient, state)
+        update = jnp.asarray(update)
         pose = perturb(pose, scale * update, pivot)
         value, gradient = evaluate(pose)
         gained = value > best[1] + tolerance

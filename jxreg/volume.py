@@ -41,7 +41,7 @@ class Volume:
         affine: ArrayLike,
         isocenter: ArrayLike | None = None,
         *,
-        pyramid_mm: tuple[float, ...] = (3.0, 6.0),
+        pyramid_mm: tuple[float, ...] | None = None,
     ) -> Self:
         """Volume from an array of attenuation.
 
@@ -49,7 +49,8 @@ class Volume:
             mu: Linear attenuation [1/mm], shape (x, y, z), or (channels, x, y, z).
             affine: World (RAS+ [mm]) from index, 4 x 4.
             isocenter: World point [mm]; by default the centre of the grid.
-            pyramid_mm: Voxel sizes of the coarser levels [mm]. They take a few percent of the
+            pyramid_mm: Voxel sizes of the coarser levels [mm]; by default a 120th and a 60th of the
+                volume's longest side (3 and 6 mm for a trunk). They take a few percent of the
                 memory of `mu`.
 
         Raises:
@@ -64,6 +65,9 @@ class Volume:
             centre = (np.array(mu.shape[-3:]) - 1) / 2
             isocenter = affine[:3, :3] @ centre + affine[:3, 3]
         finest = cls(jnp.asarray(mu), jnp.asarray(affine, float), jnp.asarray(isocenter, float))
+        if pyramid_mm is None:
+            longest = float((np.linalg.norm(affine[:3, :3], axis=0) * mu.shape[-3:]).max())
+            pyramid_mm = (longest / 120, longest / 60)
         coarser = tuple(pool(finest, pooling_factors(affine, mm)) for mm in sorted(pyramid_mm))
         return replace(finest, coarser=coarser)
 
@@ -109,16 +113,16 @@ def crop_air(volume: Volume, threshold: float = 0.1 * MU_WATER, margin: int = 2)
     A volume without any voxel above the threshold is returned as it is.
     """
     mu = np.asarray(volume.mu)
-    body = (mu > threshold).reshape(-1, *mu.shape[-3:]).any(0)
+    body = np.asarray((mu > threshold).reshape(-1, *mu.shape[-3:]).any(0))
     if not body.any():
         return volume
     start, stop = [], []
     for axis, size in enumerate(body.shape):
-        others = tuple(a for a in range(3) if a != axis)
-        inside = np.flatnonzero(body.any(others))
+        inside = np.flatnonzero(np.moveaxis(body, axis, 0).reshape(size, -1).any(1))
         low = max(min(inside[0] - margin, size - 2), 0)  # a volume has two voxels a side
         high = max(min(inside[-1] + 1 + margin, size), low + 2)
-        start.append(int(low)), stop.append(int(high))
+        start.append(int(low))
+        stop.append(int(high))
     return crop(volume, tuple(start), tuple(stop))
 
 

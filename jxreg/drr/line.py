@@ -65,13 +65,13 @@ line_sum.defjvp(_line_sum_jvp, symbolic_zeros=True)
 
 def _linear_sum(march: March, mu_dot: Float[Array, "c x y z"], rays: LineRays):
     """The sum as a linear function of the volume, with its transpose spelled out."""
-    shape = mu_dot.shape[-3:]
+    _, nx, ny, nz = mu_dot.shape
 
     def forward(rays, mu_dot):
         return march.value(mu_dot, rays)
 
     def transposed(rays, cotangent):
-        return march.transpose(cotangent, rays, shape)
+        return march.transpose(cotangent, rays, (nx, ny, nz))
 
     return linear_call(forward, transposed, rays, mu_dot)
 

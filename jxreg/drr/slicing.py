@@ -58,7 +58,7 @@ def joseph(extruded: Bool[Array, "2 3"] | None = None) -> Integrate:
     return integrate
 
 
-def _slices(shape: tuple[int, int, int], order, origin, along, extruded) -> _Slices:
+def _slices(shape: tuple[int, ...], order, origin, along, extruded) -> _Slices:
     stride = jnp.array([shape[1] * shape[2], shape[2], 1], jnp.int32)[order]
     size = jnp.array(shape, jnp.int32)[order]
     ends = jnp.stack([jnp.broadcast_to(origin, along.shape), origin + along])

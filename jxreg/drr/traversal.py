@@ -1,9 +1,9 @@
 """Siddon's line integral: exact for a volume whose voxels are boxes of constant attenuation.
 
 Every ray visits the voxels that it crosses, one a turn (Amanatides and Woo, 1987), and adds value
-times length of chord (Siddon, Med Phys 12, 1985). A crossing with the plane at coordinate c of axis a
-is at t = (c - origin_a) / direction_a, so the derivative of the integral is a sum over crossings of
-the step in value times dt, of which the same march collects the moments.
+times length of chord (Siddon, Med Phys 12, 1985). A crossing with the plane at coordinate c of axis
+a is at t = (c - origin_a) / direction_a, so the derivative of the integral is a sum over crossings
+of the step in value times dt, of which the same march collects the moments.
 """
 
 import jax
@@ -29,9 +29,9 @@ def siddon() -> Integrate:
 
 
 class _Walk:
-    """Constant facts of a walk through the grid: planes, signs, where each ray enters and leaves."""
+    """What stays fixed in a walk through the grid: signs, where each ray enters and leaves."""
 
-    def __init__(self, shape: tuple[int, int, int], rays: LineRays):
+    def __init__(self, shape: tuple[int, ...], rays: LineRays):
         self.shape = shape
         self.origin, self.direction = rays.p, rays.q
         self.forward = (self.direction > 0).astype(jnp.int32)
@@ -64,7 +64,7 @@ class _Walk:
         return (x * self.shape[1] + y) * self.shape[2] + z
 
     def march(self, visit, total):
-        """Carries `total` through visit(total, live, flat index, t in, t out, axis in, axis out)."""
+        """Carries `total` through visit(total, live, index, t in, t out, axis in, axis out)."""
 
         def live(voxel, t):
             inside = ((voxel >= 0) & (voxel < jnp.array(self.shape, jnp.int32)[:, None])).all(0)

@@ -181,7 +181,7 @@ def key_figures(record: Record) -> list[tuple[str, str]]:
             "moved from the start",
         ),
         (
-            f"±{number(in_plane, 2)} / ±{number(spread['offset'][2], 1)} mm",
+            f"±{number(in_plane, 2)} / ±{number(spread['offset'][2], 2)} mm",
             "uncertainty in plane / depth",
         ),
     ]

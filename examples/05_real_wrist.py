@@ -53,7 +53,7 @@ def main():
 
     bone = nibabel.load(folder / "rad_dcm_cropped.nii.gz")
     mu = 0.06 / 4095 * bone.get_fdata(dtype=np.float32)  # brightest is about cortical bone
-    volume = jxreg.Volume.from_array(mu, bone.affine, pyramid_mm=(0.8, 1.6))
+    volume = jxreg.Volume.from_array(mu, bone.affine)
     reference = json.loads((folder / "reference_pose_0099.json").read_text())
     matrix = np.array(reference["poses"]["radius"]["0099"]["T_world_from_ct"])
     calibration_from_ct = jxreg.pose.from_matrix(matrix, tolerance=1e-5)

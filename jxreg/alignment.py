@@ -40,7 +40,7 @@ class Level:
     """Rows and columns of the image at this level; each divides the largest."""
     voxels: int
     """Level of the volume's pyramid: 0 is the volume itself, 1 the next coarser one."""
-    similarity: str = "local_ncc"
+    similarity: str = "gradient_correlation"
     """Similarity that this level climbs: a name in `jxreg.similarity.SIMILARITIES`."""
     sigma: float = 0.05
     """Window of `local_ncc`, as a fraction of the image's width."""
@@ -60,13 +60,13 @@ class Level:
 class Prior:
     """Gaussian belief about the twist from the start, about the isocenter in camera axes."""
 
-    shift: float = 60.0
+    shift: float = 30.0
     """Standard deviation across the beam [mm]."""
-    depth: float = 60.0
+    depth: float = 30.0
     """Standard deviation along the beam [mm]."""
-    rotation: float = 0.5
+    rotation: float = 0.3
     """Standard deviation about each axis [rad]."""
-    pixels: float = 100.0
+    pixels: float = 5.0
     """How many independent measurements an image is worth; the more, the less the prior counts."""
 
 

@@ -26,9 +26,9 @@ class RegisterConfig:
     """How `register` refines and judges a pose. The defaults are meant to need no tuning."""
 
     levels: tuple[Level, ...] = (
-        Level(32, 2, sigma=0.10, rounds=3, steps=4),
-        Level(64, 1, sigma=0.10, rounds=3, steps=4),
-        Level(128, 0, sigma=0.05, rounds=2, steps=4),
+        Level(32, 2),
+        Level(64, 1),
+        Level(128, 0),
     )
     """From coarse to fine."""
     similarity: str | None = None

@@ -35,7 +35,7 @@ class Thresholds:
     """Smallest overlap: of the volume with the image, or of the image with the volume's shadow."""
     kept: float = 0.2
     """Smallest usable fraction of the shadow."""
-    similarity: float = 0.4
+    similarity: float = 0.5
     """Smallest final similarity."""
     step_mm: float = 0.5
     """Largest step in the last round."""

@@ -23,6 +23,7 @@ from jxreg.register import Status
 SMALL = jxreg.RegisterConfig(levels=(Level(16, 1, "ncc", rounds=1, steps=5),))
 
 
+@jax.jit
 def simulated_xray(key, volume, camera, pose) -> jxreg.Frame:
     clean = drr.render(volume, camera, pose, drr.siddon())
     photons = 1e5 * jnp.exp(-1.1 * clean)

@@ -34,7 +34,7 @@ def main():
     camera = jxreg.Camera.from_sdd(1020.0, (pixels, pixels), (spacing, spacing))
     truth = jxreg.pose.from_carm(15.0, source_to_isocenter=710.0, isocenter=volume.isocenter)
     # the X-ray in closed form, with denser bone than the CT, and noise
-    soft, bone = phantoms.exact_drr(phantom, camera, truth)
+    soft, bone = jax.jit(phantoms.exact_drr)(phantom, camera, truth)
     clean = soft + 1.4 * bone
     fixed = clean + 0.03 * clean.std() * jax.random.normal(jax.random.key(0), clean.shape)
 

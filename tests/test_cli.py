@@ -57,7 +57,7 @@ def inputs(tmp_path_factory) -> Path:
     camera = Camera.from_sdd(1000.0, (32, 32), (8.0, 8.0), mirrored=True)
     pose = from_carm(20.0, 5.0, 0.0, source_to_isocenter=700.0, isocenter=volume.isocenter)
     start = perturb(pose, jnp.array([3.0, -2.0, 5.0, 0.02, 0.0, 0.02]), volume.isocenter)
-    image = np.asarray(drr.render(volume, camera, pose))
+    image = np.asarray(jax.jit(drr.render)(volume, camera, pose))
     for name in ("a", "b"):
         write_npy(folder / f"{name}.npy", image)
         save_camera(folder / f"{name}.json", camera)
@@ -297,7 +297,7 @@ def test_nifti_output_lies_where_the_detector_stood(mirrored):
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_dicom_output_starts_a_registration(mirrored, inputs, tmp_path, fake_register):
     words = "--primary-degrees 30 --secondary-degrees -15 --source-to-isocenter 650 --sdd 990"
-    words += " --size 20 24 --pixel-spacing 8 9" + " --mirrored" * mirrored
+    words += " --size 32 32 --pixel-spacing 8 9" + " --mirrored" * mirrored
     ct, dcm = str(inputs / "ct.nii.gz"), tmp_path / "xray.dcm"
     assert main(["render", ct, "--out", str(dcm), *words.split()]) == 0
     frames = load_frames(dcm)
@@ -307,7 +307,7 @@ def test_dicom_output_starts_a_registration(mirrored, inputs, tmp_path, fake_reg
     pose = load_pose(tmp_path / "xray.json")
     start = REGISTER.initial_pose(volume, jax.tree.map(lambda x: x[0], frames))
     np.testing.assert_allclose(start.as_matrix(), pose.as_matrix(), atol=1e-2)  # mm at 650 mm
-    image = np.asarray(drr.render(volume, camera, pose))
+    image = np.asarray(jax.jit(drr.render)(volume, camera, pose))
     assert np.corrcoef(frames.image[0].ravel(), image.ravel())[0, 1] > 0.9999  # 16 bits
     fake_register(0)
     assert main(["register", ct, str(dcm), "--out", str(tmp_path / "out")]) == 0
@@ -406,6 +406,23 @@ def test_multi_frame_file_gets_a_folder_a_frame(inputs, tmp_path, fake_register)
     assert main(["register", *words]) == 0
     folders = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert folders == ["index.html", "run-001", "run-002", "run-003"]
+
+
+def test_what_a_reader_notices_is_told_and_reported(inputs, tmp_path, fake_register, monkeypatch):
+    import warnings
+
+    from jxreg import io
+
+    def load(*args, **kwargs):
+        warnings.warn("a.npy: the field <b>is</b> odd", io.InputWarning, stacklevel=2)
+        return load_frames(*args, **kwargs)
+
+    monkeypatch.setattr(io, "load_frames", load)
+    fake_register(0)
+    assert _register(inputs, tmp_path, "a.npy") == 0
+    record = json.loads((tmp_path / "registration.json").read_text())
+    assert record["notes"] == ["a.npy: the field <b>is</b> odd"]
+    assert "&lt;b&gt;is" in (tmp_path / "report.html").read_text()
 
 
 def test_configuration_round_trips(tmp_path):
@@ -508,7 +525,7 @@ def test_demo_flow_needs_no_network(tmp_path, fake_register, monkeypatch, capsys
     volume = load_volume(tmp_path / "demo" / "ct.nii.gz")
     frames = load_frames(tmp_path / "demo" / "xray.png")
     assert frames.image.shape == (1, 24, 24)
-    image = drr.render(
+    image = jax.jit(drr.render)(
         volume,
         load_camera(tmp_path / "demo" / "xray.json"),
         load_pose(tmp_path / "demo" / "truth.json"),

@@ -49,7 +49,7 @@ def run_register(
         config: Configuration (JSON), as in the `config` of a registration.json; or such a file.
     """
     from jxreg.cli.config_file import read_config
-    from jxreg.cli.console import progress_console, step
+    from jxreg.cli.console import printable, progress_console, step
     from jxreg.cli.tasks import read_tasks
     from jxreg.errors import InputError
     from jxreg.io import load_volume
@@ -66,6 +66,8 @@ def run_register(
         shown = {"auto": None, "yes": True, "no": False}[mirrored]
         reading = {"mirrored": shown, "intensity": intensity, "invert": invert}
         tasks = read_tasks(loaded, xrays, pose, camera, reading)
+    for note in dict.fromkeys(note for task in tasks for note in task.notes):
+        console.print(f"note: {printable(note)}", markup=False, soft_wrap=True)
     records = _register_and_write(console, volume, loaded, tasks, chosen, out, seconds)
     return _summary(records, out)
 

@@ -40,7 +40,7 @@ def run_render(
         size: Rows and columns of the image [px]; 256 256 by default.
         mirrored: Show the image as seen from the detector, the conventional display.
         quadrature: How the line integral is taken.
-        step_mm: Step of `trilinear` [mm]; by default half of the smallest voxel side.
+        step_mm: Step of `trilinear` [mm]; by default the smallest voxel side.
     """
     from jxreg.cli.console import progress_console, result_console, step
     from jxreg.cli.provenance import input_entry
@@ -95,6 +95,7 @@ def _camera(options: CameraOptions, pose: PoseOptions, size, mirrored: bool) -> 
 
 
 def _integrate(quadrature: str, step_mm: float | None):
+    """The quadrature, or None for the default of `render`."""
     from jxreg import drr
     from jxreg.errors import InputError
 
@@ -102,8 +103,9 @@ def _integrate(quadrature: str, step_mm: float | None):
         raise InputError(
             "--step-mm", f"given with {quadrature}", "--quadrature trilinear", "leave it out"
         )
-    makers = {"trilinear": lambda: drr.trilinear(step_mm), "joseph": drr.joseph}
-    return makers.get(quadrature, drr.siddon)()
+    if quadrature == "trilinear":
+        return None if step_mm is None else drr.trilinear(step_mm)
+    return {"joseph": drr.joseph, "siddon": drr.siddon}[quadrature]()
 
 
 def _rendered(volume, camera, pose, integrate):
@@ -112,9 +114,11 @@ def _rendered(volume, camera, pose, integrate):
 
     from jxreg import drr
 
-    # arguments of one compiled function, so that nothing is baked in
+    if integrate is None:  # shares what the report compiles
+        return np.asarray(jax.jit(drr.render)(volume, camera, pose))
+    # the volume is an argument, so that it is not baked into the compiled code
     render = jax.jit(lambda v, c, p: drr.render(v, c, p, integrate))
-    return np.asarray(jax.block_until_ready(render(volume, camera, pose)))
+    return np.asarray(render(volume, camera, pose))
 
 
 def _check_ending(out: Path) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("cli_inputs")
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:

@@ -1,0 +1,154 @@
+"""`jxreg register`: exit codes, files and names."""
+
+import json
+
+import numpy as np
+import pytest
+from cli_inputs import FILES, REGISTER, RESULT, SMALL
+
+from jxreg.cli import main
+from jxreg.cli.config_file import read_config
+from jxreg.cli.provenance import safe_name, sha256
+from jxreg.errors import InputError
+from jxreg.io import (
+    load_camera,
+    load_frames,
+    load_pose,
+    load_tfm,
+    save_camera,
+    write_npy,
+)
+
+pytest_plugins = ["cli_inputs"]
+
+
+def _register(inputs, out, *xrays, pose="start.json"):
+    words = [str(inputs / "ct.nii.gz"), *(str(inputs / x) for x in xrays)]
+    return main(["register", *words, "--pose", str(inputs / pose), "--out", str(out)])
+
+
+@pytest.mark.slow
+def test_register_for_real_and_twice_at_once(inputs, tmp_path, capsys):
+    words = ["--config", str(inputs / "small.json"), "--pose", str(inputs / "start.json")]
+    xrays = [str(inputs / "a.npy"), str(inputs / "b.npy")]
+    main(["register", str(inputs / "ct.nii.gz"), *xrays, *words, "--out", str(tmp_path)])
+    records = [json.loads((tmp_path / n / "registration.json").read_text()) for n in "ab"]
+    for name, record in zip("ab", records, strict=True):
+        assert record["similarity"] > record["initial_similarity"]
+        assert record["config"]["levels"][0]["pixels"] == 16
+        assert {i["name"] for i in record["inputs"]} == {"ct.nii.gz", f"{name}.npy"}
+        assert record["inputs"][0]["sha256"] == sha256(inputs / "ct.nii.gz")
+        matrix = load_pose(tmp_path / name / "pose.json").as_matrix()
+        np.testing.assert_allclose(matrix, record["camera_from_world"], atol=1e-3)  # float32
+        np.testing.assert_allclose(
+            load_tfm(tmp_path / name / "pose.tfm").as_matrix(), matrix, atol=1e-3
+        )
+        assert load_frames(tmp_path / name / "drr.png", camera=inputs / "a.json") is not None
+    # the same image in two lanes of one vmap
+    assert records[0]["camera_from_world"] == records[1]["camera_from_world"]
+    assert (tmp_path / "index.html").read_text().count("report.html") == 2
+    assert "of 2 passed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "statuses, code",
+    [((0,), 0), ((1,), 4), ((5,), 4), ((2,), 4), ((0, 0), 0), ((0, 1), 5), ((2, 3), 4)],
+)
+def test_exit_code_tells_the_verdict(statuses, code, inputs, tmp_path, fake_register):
+    fake_register(*statuses)
+    xrays = ["a.npy", "b.npy"][: len(statuses)]
+    assert _register(inputs, tmp_path, *xrays) == code
+    for name, status in zip("ab", statuses, strict=False):
+        folder = tmp_path if len(statuses) == 1 else tmp_path / name
+        found = {p.name for p in folder.iterdir()}
+        assert found == (FILES | RESULT if status in (0, 1, 5) else FILES)
+
+
+def test_a_failed_run_removes_the_pose_of_an_earlier_one(inputs, tmp_path, fake_register):
+    fake_register(0, 2)
+    assert _register(inputs, tmp_path, "a.npy") == 0
+    assert (tmp_path / "pose.json").exists()
+    assert _register(inputs, tmp_path, "a.npy") == 4
+    assert not RESULT & {p.name for p in tmp_path.iterdir()}
+
+
+def test_file_names_cannot_leave_the_folder(inputs, tmp_path, fake_register, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    names = ["..npy", "<b>[red]x.npy", "same name.npy", "same_name.npy"]
+    for name in names:
+        (folder / name).write_bytes((inputs / "a.npy").read_bytes())
+    fake_register(0, 0, 0, 0)
+    out = tmp_path / "out"
+    words = [str(inputs / "ct.nii.gz"), *(str(folder / n) for n in names), "--out", str(out)]
+    words += ["--camera", str(inputs / "a.json"), "--pose", str(inputs / "start.json")]
+    assert main(["register", *words]) == 0
+    made = sorted(p.name for p in out.iterdir())
+    assert made == ["b_red_x", "frame", "index.html", "same_name", "same_name_2"]
+    assert {p.name for p in tmp_path.iterdir()} == {"in", "out"}
+    assert "<b>" not in (out / "b_red_x" / "report.html").read_text()
+    assert "<b>[red]x.npy" in capsys.readouterr().out
+
+
+def test_results_name_no_folder(inputs, tmp_path, fake_register):
+    fake_register(0)
+    _register(inputs, tmp_path, "a.npy")
+    for path in tmp_path.glob("*.*"):
+        assert str(inputs).encode() not in path.read_bytes()
+
+
+def test_multi_frame_file_gets_a_folder_a_frame(inputs, tmp_path, fake_register):
+    stack = np.stack([np.load(inputs / "a.npy")] * 3)
+    write_npy(tmp_path / "run.npy", stack)
+    save_camera(tmp_path / "run.json", load_camera(inputs / "a.json"))
+    fake_register(0, 0, 0)
+    words = [str(inputs / "ct.nii.gz"), str(tmp_path / "run.npy")]
+    words += ["--pose", str(inputs / "start.json"), "--out", str(tmp_path / "out")]
+    assert main(["register", *words]) == 0
+    folders = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert folders == ["index.html", "run-001", "run-002", "run-003"]
+
+
+def test_what_a_reader_notices_is_told_and_reported(inputs, tmp_path, fake_register, monkeypatch):
+    import warnings
+
+    from jxreg import io
+
+    def load(*args, **kwargs):
+        warnings.warn("a.npy: the field <b>is</b> odd", io.InputWarning, stacklevel=2)
+        return load_frames(*args, **kwargs)
+
+    monkeypatch.setattr(io, "load_frames", load)
+    fake_register(0)
+    assert _register(inputs, tmp_path, "a.npy") == 0
+    record = json.loads((tmp_path / "registration.json").read_text())
+    assert record["notes"] == ["a.npy: the field <b>is</b> odd"]
+    assert "&lt;b&gt;is" in (tmp_path / "report.html").read_text()
+
+
+def test_configuration_round_trips(tmp_path):
+    from jxreg.cli.outputs import config_entries
+
+    default = REGISTER.RegisterConfig()
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config_entries(default)))
+    assert read_config(path) == default
+    path.write_text(json.dumps({"format": "jxreg-registration", "config": SMALL}))
+    assert read_config(path).levels[0].pixels == 16
+    for wrong in ('{"levels": 3}', '{"thresholds": {"kept": "x"}}', "[1]", "{", '{"prior": null}'):
+        path.write_text(wrong)
+        with pytest.raises(InputError):
+            read_config(path)
+
+
+def test_names():
+    assert safe_name("../../etc/passwd") == "etc_passwd"
+    assert safe_name("..") == "frame"
+    assert len(safe_name("x" * 300)) == 80
+
+
+def test_checksum_of_a_folder_sees_names_and_contents(tmp_path):
+    (tmp_path / "a").write_bytes(b"1")
+    first = sha256(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert sha256(tmp_path) != first

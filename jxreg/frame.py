@@ -45,6 +45,21 @@ def attenuation(
     return jnp.log(white / jnp.maximum(intensity, 0.5))
 
 
+def add_scatter(
+    image: Float[Array, "*b rows columns"], fraction: float | Float[Array, ""]
+) -> Float[Array, "*b rows columns"]:
+    """A DRR as the detector sees it when uniform scatter is added to the primary beam.
+
+    Args:
+        image: Attenuation A of the primary beam.
+        fraction: Scatter s, as a fraction of the signal in air.
+
+    Returns:
+        -log((exp(-A) + s) / (1 + s)): attenuation against air with the same scatter.
+    """
+    return -jnp.log((jnp.exp(-image) + fraction) / (1 + fraction))
+
+
 def crop(frame: Frame, top: int, left: int, image_size: tuple[int, int]) -> Frame:
     """The window whose first pixel is (left, top); it must lie inside the image."""
     rows, columns = image_size

@@ -147,7 +147,7 @@ def levenberg_marquardt(
 
     def evaluate(pose):
         def at(parameters):
-            return _flat(residuals_of(perturb(pose, scale * parameters, pivot)))
+            return _flat(residuals_of(_nudged(pose, scale * parameters, pivot)))
 
         r, push = jax.linearize(at, jnp.zeros_like(scale))
         jacobian = jax.vmap(push)(jnp.eye(6, dtype=scale.dtype))
@@ -177,6 +177,22 @@ def levenberg_marquardt(
     count, _, _, pose, model, _, trace = jax.lax.while_loop(going, body, carry)
     hessian = model[2] / (scale[:, None] * scale)
     return Refined(pose, model[0], count - 1, hessian, _fill(trace, count - 1))
+
+
+def _nudged(pose: jaxlie.SE3, twist: Float[Array, "6"], pivot: Float[Array, "3"]) -> jaxlie.SE3:
+    """`perturb` to first order: all that a derivative at a twist of zero needs."""
+    shift, turn = twist[:3], twist[3:]
+    w, xyz = pose.rotation().wxyz[0], pose.rotation().wxyz[1:]
+    arm = pose.rotation() @ pivot
+    return jaxlie.SE3(
+        jnp.concatenate(
+            [
+                w[None] - turn @ xyz / 2,
+                xyz + (w * turn + jnp.cross(turn, xyz)) / 2,
+                pose.translation() + shift - jnp.cross(turn, arm),
+            ]
+        )
+    )
 
 
 def _scale(translation: float, rotation: float, pose: jaxlie.SE3) -> Float[Array, "6"]:

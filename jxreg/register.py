@@ -16,7 +16,7 @@ from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
 from jxreg.frame import Frame, valid_mask
 from jxreg.pose import from_carm
-from jxreg.refinement import Refined
+from jxreg.refinement import RefineTrace
 from jxreg.verdict import Evidence, Status, Thresholds, judge
 from jxreg.volume import Volume
 
@@ -64,8 +64,7 @@ class Registration:
     initial_similarity: Float[Array, "*batch"]
     """The same at the start."""
     covariance: Float[Array, "*batch 6 6"]
-    """Of the twist (mm, rad) about the isocenter in camera axes: the residual variance times the
-    inverse of J^T J, pixels taken as independent."""
+    """Of the twist (mm, rad) about the isocenter in camera axes, from residuals and prior."""
     coverage: Float[Array, "*batch"]
     """Fraction of the image that the volume's shadow covers."""
     kept: Float[Array, "*batch"]
@@ -135,13 +134,11 @@ def _register(
     pose, traces = start, []
     for number, level in enumerate(levels):
         scene = alignment.scene(volume, finest, cut, level)
-        refined = alignment.align(scene, level, pose, start, config.prior)
-        pose = refined.pose
-        traces.append(_trace(refined, number))
+        aligned = alignment.align(scene, level, pose, start, config.prior)
+        pose = aligned.pose
+        traces.append(_trace(aligned.trace, number))
     trace = jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)
-    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), start, pose)
-    views = jax.lax.map(lambda pose: alignment.look(scene, level, pose), both)
-    first, last = (jax.tree.map(lambda x, i=i: x[i], views) for i in (0, 1))
+    first, last = aligned.first, aligned.last
     evidence = Evidence(
         finite=_all_finite(volume, frame, start, last),
         contrast=_contrast(volume, frame),
@@ -168,18 +165,16 @@ def _register(
     )
 
 
-def _trace(refined: Refined, number: int) -> Trace:
-    level = jnp.full(refined.trace.value.size, number, jnp.int32)
-    return Trace(refined.trace.value, refined.trace.step_length, level, refined.trace.pose)
+def _trace(trace: RefineTrace, number: int) -> Trace:
+    level = jnp.full(trace.value.size, number, jnp.int32)
+    return Trace(trace.value, trace.step_length, level, trace.pose)
 
 
 def _covariance(view: View) -> Float[Array, "6 6"]:
-    """Residual variance times the inverse of J^T J; infinite where nothing is known."""
-    pixels = jnp.maximum((view.mask > 0).sum() - 6, 1)
-    variance = 2 * jnp.maximum(1 - view.similarity, 0) / pixels
+    """Variance of a measurement times the inverse of J^T J; infinite where nothing is known."""
     scale = jnp.sqrt(jnp.maximum(jnp.diag(view.hessian), 1e-30))
     inverse = jnp.linalg.inv(view.hessian / (scale[:, None] * scale))
-    return variance * inverse / (scale[:, None] * scale)
+    return view.variance * inverse / (scale[:, None] * scale)
 
 
 def _all_finite(volume: Volume, frame: Frame, start: jaxlie.SE3, last: View) -> Bool[Array, ""]:

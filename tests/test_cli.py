@@ -24,6 +24,7 @@ from jxreg.io import (
     load_pose,
     load_volume,
     write_nifti,
+    write_npy,
 )
 from jxreg.pose import from_carm
 
@@ -114,6 +115,12 @@ def _not_rigid(folder: Path, inputs: Path) -> list[str]:
     return [ct, xray, "--pose", str(folder / "bad.json")]
 
 
+def _other_shape(folder: Path, inputs: Path) -> list[str]:
+    write_npy(folder / "tall.npy", np.ones((40, 32), np.float32))
+    ct, camera = str(inputs / "ct.nii.gz"), str(inputs / "a.json")
+    return [ct, str(folder / "tall.npy"), "--camera", camera, "--pose", str(inputs / "start.json")]
+
+
 def _other_config(folder: Path, inputs: Path) -> list[str]:
     (folder / "config.json").write_text('{"levles": []}')
     ct, xray = str(inputs / "ct.nii.gz"), str(inputs / "a.npy")
@@ -133,6 +140,7 @@ REFUSED = {
     "NaN volume": (_nan_volume, "nan.nii"),
     "zero spacing": (_zero_spacing, "flat.nii"),
     "no SDD": (_given(CT, "{inputs}/bare.npy"), "sdd"),
+    "image and camera of different shapes": (_other_shape, "tall.npy"),
     "no start": (_given(CT, XRAY), "--pose"),
     "no distance": (_given(CT, XRAY, "--primary-degrees", "10"), "--source-to-isocenter"),
     "volume beyond the detector": (
@@ -170,6 +178,7 @@ def test_refused_input_is_one_line_and_writes_nothing(case, inputs, tmp_path, ca
         ("--out", "{tmp}/drr.png", "--size", "0", "5"),
         ("--out", "{tmp}/drr.png", "--quadrature", "siddon", "--step-mm", "1"),
         ("--out", "{tmp}/drr.png", "--pose", "{tmp}/none.json"),
+        ("--out", "{tmp}/drr.png", "--mu-per-unit", "0"),
     ],
 )
 def test_render_refuses(words, inputs, tmp_path, capsys):
@@ -202,6 +211,15 @@ def test_render_from_a_pose_file_is_the_renderer(inputs, tmp_path):
     about = json.loads((tmp_path / "drr.about.json").read_text())
     assert about["inputs"] == [input_entry("volume", inputs / "ct.nii.gz")]
     assert about["versions"]["jax"] == jax.__version__
+
+
+def test_numbers_of_a_file_may_be_attenuation(inputs, tmp_path):
+    volume = load_volume(inputs / "ct.nii.gz", crop_air=False)
+    write_nifti(tmp_path / "mu.nii", 1e5 * np.asarray(volume.mu), np.asarray(volume.affine))
+    words = ["--mu-per-unit", "1e-5", "--pose", str(inputs / "truth.json")]
+    out = str(tmp_path / "drr.npy")
+    assert main(["render", str(tmp_path / "mu.nii"), *words, "--out", out]) == 0
+    np.testing.assert_allclose(np.load(out), np.load(inputs / "a.npy"), atol=1e-4)
 
 
 def test_render_by_angles_round_trips_as_png(inputs, tmp_path):

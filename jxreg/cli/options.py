@@ -43,6 +43,31 @@ class CameraOptions:
     """Column and row that the central ray meets; by default the centre of the image."""
 
 
+def read_volume(path: Path, mu_per_unit: float | None) -> "Volume":
+    """The volume of a file whose numbers are Hounsfield units, or attenuation in some unit.
+
+    Args:
+        path: Volume file or folder.
+        mu_per_unit: Attenuation [1/mm] of the number 1, or None for Hounsfield units.
+
+    Raises:
+        InputError: The file is refused, or the factor is not positive.
+    """
+    from jxreg.errors import InputError
+    from jxreg.io import load_volume
+
+    if mu_per_unit is None:
+        return load_volume(path)
+    if not 0 < mu_per_unit < float("inf"):
+        raise InputError(
+            "--mu-per-unit",
+            f"{mu_per_unit:g}",
+            "a positive number",
+            "1 for a file of attenuation [1/mm]",
+        )
+    return load_volume(path, to_mu=lambda values: mu_per_unit * values)
+
+
 def has_angles(options: PoseOptions) -> bool:
     """Whether the C-arm's position is given by hand."""
     given = (options.primary_degrees, options.secondary_degrees, options.roll_degrees)

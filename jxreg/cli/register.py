@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from jxreg.cli.options import CameraOptions, PoseOptions
+from jxreg.cli.options import CameraOptions, PoseOptions, read_volume
 
 if TYPE_CHECKING:
     from jxreg.cli.tasks import Task
@@ -28,6 +28,7 @@ def run_register(
     mirrored: Literal["auto", "yes", "no"] = "auto",
     intensity: Literal["auto", "linear", "log", "attenuation"] = "auto",
     invert: bool = False,
+    mu_per_unit: float | None = None,
     config: Path | None = None,
 ) -> int:
     """Register X-ray images to a CT: find the pose of the C-arm for each of them.
@@ -46,13 +47,14 @@ def run_register(
         mirrored: Whether the display is mirrored; auto: what the header or the camera file says.
         intensity: What pixel values stand for: intensity that arrived, its log, or attenuation.
         invert: Bright and dark are the other way round, as in exported images with bright bone.
+        mu_per_unit: Attenuation [1/mm] that 1 in the volume's file stands for; by default its
+            numbers are Hounsfield units.
         config: Configuration (JSON), as in the `config` of a registration.json; or such a file.
     """
     from jxreg.cli.config_file import read_config
     from jxreg.cli.console import printable, progress_console, step
     from jxreg.cli.tasks import read_tasks
     from jxreg.errors import InputError
-    from jxreg.io import load_volume
 
     if not xrays:
         raise InputError(
@@ -61,7 +63,7 @@ def run_register(
     chosen = read_config(config)
     console, seconds = progress_console(), {}
     with step(console, f"read {volume.name}", seconds):
-        loaded = load_volume(volume)
+        loaded = read_volume(volume, mu_per_unit)
     with step(console, f"read {len(xrays)} X-ray file{'s'[: len(xrays) != 1]}", seconds):
         shown = {"auto": None, "yes": True, "no": False}[mirrored]
         reading = {"mirrored": shown, "intensity": intensity, "invert": invert}

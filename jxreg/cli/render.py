@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from jxreg.cli.options import CameraOptions, PoseOptions, check_pose, pose_of
+from jxreg.cli.options import CameraOptions, PoseOptions, check_pose, pose_of, read_volume
 
 if TYPE_CHECKING:
     import jaxlie
@@ -26,6 +26,7 @@ def run_render(
     mirrored: bool = False,
     quadrature: Literal["trilinear", "joseph", "siddon"] = "trilinear",
     step_mm: float | None = None,
+    mu_per_unit: float | None = None,
 ) -> int:
     """Render a DRR of a CT as a C-arm would see it.
 
@@ -41,16 +42,17 @@ def run_render(
         mirrored: Show the image as seen from the detector, the conventional display.
         quadrature: How the line integral is taken.
         step_mm: Step of `trilinear` [mm]; by default the smallest voxel side.
+        mu_per_unit: Attenuation [1/mm] that 1 in the volume's file stands for; by default its
+            numbers are Hounsfield units.
     """
     from jxreg.cli.console import progress_console, result_console, step
     from jxreg.cli.provenance import input_entry
-    from jxreg.io import load_volume
 
     _check_ending(out)
     console = progress_console()
     made = _camera(camera, pose, size, mirrored)
     with step(console, f"read {volume.name}"):
-        loaded = load_volume(volume)
+        loaded = read_volume(volume, mu_per_unit)
     placed = pose_of(pose, loaded, source_to_isocenter=0.69 * float(made.sdd))
     check_pose("pose", placed, made, loaded)
     integrate = _integrate(quadrature, step_mm)

@@ -27,9 +27,8 @@ def voxel_rays(
     """Rays from the source to pixels (u, v) of the detector."""
     points = detector_points(camera, pixels)
     index_world = index_from_world(volume)
-    world_camera = pose.inverse().as_matrix()
-    linear = index_world[:3, :3] @ world_camera[:3, :3]
-    origin = index_world[:3, :3] @ world_camera[:3, 3] + index_world[:3, 3]
+    linear = index_world[:3, :3] @ pose.rotation().as_matrix().T
+    origin = index_world[:3, 3] - linear @ pose.translation()
     return VoxelRays(origin, linear @ points.T, jnp.linalg.norm(points, axis=-1))
 
 

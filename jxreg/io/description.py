@@ -128,7 +128,9 @@ def _volume(path: Path, source: str, series: str | int | None = None) -> Descrip
     facts["share below -200 (air) [%]"] = _rounded(100 * float((values < -200).mean()), 1)
     doubt = hounsfield_doubt(scan.unit, values)
     if doubt:
-        problems.append(f"{doubt}; say what the values mean: to_mu= in Python")
+        problems.append(
+            f"{doubt}; say what the values mean: to_mu= in Python, --mu-per-unit at the shell"
+        )
     if lengths.max() > 4:
         problems.append("voxels of more than 4 mm: rendered images are coarse along that axis")
     return Description(f"volume, {source}", facts, tuple(problems))

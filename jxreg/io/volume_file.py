@@ -133,7 +133,7 @@ def hounsfield_doubt(unit: str, values: Shaped[np.ndarray, "..."]) -> str | None
 def _check_hounsfield(path: str | Path, unit: str, values: np.ndarray) -> None:
     doubt = hounsfield_doubt(unit, values)
     if doubt and unit not in ("", "HU"):
-        fix = "say what they mean with to_mu="
+        fix = "say what they mean with to_mu= (--mu-per-unit at the shell)"
         raise InputError(str(path), doubt, "Hounsfield units", fix)
     if doubt:
-        notice(path, f"{doubt}; say what they mean with to_mu=")
+        notice(path, f"{doubt}; say what they mean with to_mu= (--mu-per-unit at the shell)")

@@ -71,7 +71,7 @@ class Prior:
     """Standard deviation along the beam [mm]."""
     rotation: float = 0.3
     """Standard deviation about each axis [rad]."""
-    pixels: float = 5.0
+    pixels: float = 20.0
     """How many independent measurements an image is worth; the more, the less the prior counts."""
 
 
@@ -189,7 +189,7 @@ def _least_squares(scene: Scene, level: Level, start: jaxlie.SE3, prior: Prior):
         variance = ((moving - fixed) ** 2).sum() / prior.pixels
 
         def belief(pose):
-            return jnp.sqrt(variance) * _departure(start, pose, pivot, prior)
+            return jnp.sqrt(variance) * departure(start, pose, pivot, prior)
 
         def residuals(pose):
             moving = add_scatter(_drr(scene, pose), scatter)
@@ -264,10 +264,10 @@ def _local(level: Level):
     return features
 
 
-def _departure(
+def departure(
     start: jaxlie.SE3, pose: jaxlie.SE3, pivot: Float[Array, "3"], prior: Prior
 ) -> Float[Array, "6"]:
-    """Motion of the isocenter and rotation since the start, in standard deviations of the prior.
+    """Motion of the pivot and rotation since the start, in standard deviations of the prior.
 
     A rotation by the angle a counts as 2 sin(a / 2), the vector part of its quaternion.
     """

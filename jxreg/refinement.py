@@ -119,7 +119,7 @@ def levenberg_marquardt(
     translation_scale: float = TRANSLATION_SCALE,
     rotation_scale: float = ROTATION_SCALE,
     damping: float = 1e-2,
-    tolerance: float = 1e-3,
+    tolerance: float | Float[Array, ""] = 1e-3,
 ) -> Refined:
     """Least squares of residuals by damped Gauss-Newton steps.
 
@@ -137,7 +137,8 @@ def levenberg_marquardt(
         translation_scale: Unit of translation in the trust region [mm].
         rotation_scale: Unit of rotation in the trust region [rad].
         damping: First damping; it falls by 0.3 on success and grows by 4 on failure.
-        tolerance: Stop when an accepted step is shorter than this many units.
+        tolerance: Stop when a step is shorter than this many units; infinity only evaluates the
+            start.
 
     Returns:
         The last accepted pose, which is the best one. A start with non-finite residuals comes back

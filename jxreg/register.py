@@ -20,6 +20,9 @@ from jxreg.refinement import RefineTrace
 from jxreg.verdict import Evidence, Status, Thresholds, judge
 from jxreg.volume import Volume
 
+STEP = Prior(shift=1.0, depth=10.0, rotation=0.02)
+"""What counts as a step of 1 mm; one image hardly sees the depth."""
+
 
 @dataclass(frozen=True)
 class RegisterConfig:
@@ -28,7 +31,7 @@ class RegisterConfig:
     levels: tuple[Level, ...] = (
         Level(32, 2),
         Level(64, 1),
-        Level(128, 0),
+        Level(128, 0, rounds=4, scatter=True),
     )
     """From coarse to fine."""
     similarity: str | None = None
@@ -148,7 +151,7 @@ def _register(
         kept=_fraction(last.mask, last.shadow),
         similarity=last.similarity,
         initial_similarity=first.similarity,
-        last_step=trace.step_mm[-1],
+        last_step=_last_step(volume, trace),
     )
     status = judge(evidence, config.thresholds)
     nothing = jnp.isin(status, jnp.array([Status.NON_FINITE, Status.NO_SIGNAL]))
@@ -168,6 +171,12 @@ def _register(
 def _trace(trace: RefineTrace, number: int) -> Trace:
     level = jnp.full(trace.value.size, number, jnp.int32)
     return Trace(trace.value, trace.step_length, level, trace.pose)
+
+
+def _last_step(volume: Volume, trace: Trace) -> Float[Array, ""]:
+    """How far the very last step went, in the units of `STEP`; 0 if the search stopped before."""
+    before, after = (jax.tree.map(lambda x, i=i: x[i], trace.pose) for i in (-2, -1))
+    return jnp.linalg.norm(alignment.departure(before, after, volume.isocenter, STEP))
 
 
 def _covariance(view: View) -> Float[Array, "6 6"]:

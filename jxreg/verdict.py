@@ -38,7 +38,7 @@ class Thresholds:
     similarity: float = 0.5
     """Smallest final similarity."""
     step_mm: float = 0.5
-    """Largest step in the last round."""
+    """Largest step at the very end: across the beam, a tenth of it in depth, or 50 mm a radian."""
 
 
 class Evidence(NamedTuple):
@@ -53,7 +53,8 @@ class Evidence(NamedTuple):
     similarity: Float[Array, ""]
     initial_similarity: Float[Array, ""]
     last_step: Float[Array, ""]
-    """Length of the very last step allowed, 0 if the search had stopped before [mm]."""
+    """Length of the very last step allowed, depth counted a tenth; 0 if the search had stopped
+    before [mm]."""
 
 
 def judge(evidence: Evidence, thresholds: Thresholds) -> Int[Array, ""]:

@@ -1,0 +1,125 @@
+"""Registration of real wrist X-rays, each view alone, from random starts.
+
+    python benchmarks/bench_wrist.py FOLDER --starts 15
+
+FOLDER is wrist-biplane-xray-ct of the autoscoper sample data. Frame 0099, radius and ulna, both
+views, default configuration; starts within 5 mm and 5 degrees on each axis of a reference pose that
+was found from both views. Success: mRPD to the reference below 1 mm over 200 points of bone.
+"""
+
+import argparse
+import importlib
+import json
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import nibabel
+import numpy as np
+from PIL import Image
+
+import jxreg
+from jxreg import frame as frame_
+from jxreg import metrics
+from jxreg.pose import from_matrix, perturb
+from jxreg.verdict import Status
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "examples"))
+read_calibration = importlib.import_module("05_real_wrist").read_calibration
+
+BONES = {"radius": "rad", "ulna": "uln"}
+VIEWS = ("cam01", "cam02")
+START = np.array([5.0, 5.0, 5.0, *np.radians([5.0, 5.0, 5.0])])
+
+
+def load_bone(folder: Path, bone: str):
+    """The bone, its pose in the calibration's world, and points in it."""
+    image = nibabel.load(folder / f"{BONES[bone]}_dcm_cropped.nii.gz")
+    mu = 0.06 / 4095 * image.get_fdata(dtype=np.float32)  # brightest is about cortical bone
+    reference = json.loads((folder / "reference_pose_0099.json").read_text())
+    matrix = np.array(reference["poses"][bone]["0099"]["T_world_from_ct"])
+    index = np.argwhere(mu > 0.5 * mu.max())
+    index = index[np.random.default_rng(0).choice(len(index), 200)]
+    points = index @ image.affine[:3, :3].T + image.affine[:3, 3]
+    volume = jxreg.Volume.from_array(mu, image.affine)
+    return volume, from_matrix(matrix, tolerance=1e-5), jnp.asarray(points, float)
+
+
+def load_view(folder: Path, view: str):
+    """The X-ray with its camera, and camera from calibration world."""
+    camera, pose = read_calibration(folder / f"xr_calib_wrist_{view}.txt")
+    pixels = np.asarray(Image.open(folder / f"xr_rad_uln_{view}_UND.0099.tif"), np.float32)
+    mask = jnp.asarray(pixels > 0, float)  # black outside the round field
+    return jxreg.Frame(frame_.attenuation(jnp.asarray(pixels), 255.0), camera, mask), pose
+
+
+def run(folder: Path, bone: str, view: str, starts: int, seed: int) -> list[dict]:
+    """Registers one bone to one view from every start."""
+    volume, calibration_from_ct, points = load_bone(folder, bone)
+    frame, camera_from_calibration = load_view(folder, view)
+    truth = camera_from_calibration @ calibration_from_ct
+    random = np.random.default_rng(seed)
+    rows = []
+    for _ in range(starts):
+        start = perturb(truth, jnp.asarray(random.uniform(-START, START), float), volume.isocenter)
+        result = jxreg.register(volume, frame, start)
+        rows.append(
+            {
+                "start_mrpd_mm": float(metrics.mrpd(start, truth, points)),
+                "mrpd_mm": float(metrics.mrpd(result.pose, truth, points)),
+                "mtre_mm": float(metrics.mtre(result.pose, truth, points)),
+                "similarity": float(result.similarity),
+                "status": Status(int(result.status)).name,
+            }
+        )
+    return rows
+
+
+def summary(rows: list[dict]) -> dict:
+    """Success rate with its interval, medians, and what the verdict said of the bad ones."""
+    mrpd = np.array([row["mrpd_mm"] for row in rows])
+    ok = np.array([row["status"] == "OK" for row in rows])
+    rate = metrics.success_rate(jnp.asarray(mrpd, float), 1.0)
+    return {
+        "starts": len(rows),
+        "success_mrpd_1mm": float(rate.rate),
+        "success_interval_95": [float(rate.low), float(rate.high)],
+        "median_mrpd_mm": float(np.median(mrpd)),
+        "median_mtre_mm": float(np.median([row["mtre_mm"] for row in rows])),
+        "ok_and_good": int((ok & (mrpd < 1)).sum()),
+        "ok_and_bad": int((ok & (mrpd >= 2)).sum()),
+    }
+
+
+def main() -> None:
+    """Prints a line for each bone and view; writes everything as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--starts", type=int, default=15)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("bench_wrist.json"))
+    options = parser.parse_args()
+    report = {
+        "protocol": __doc__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
+        "jax": jax.__version__,
+        "config": repr(jxreg.RegisterConfig()),
+        "runs": [],
+    }
+    everything = []
+    for bone in BONES:
+        for view in VIEWS:
+            rows = run(options.folder, bone, view, options.starts, options.seed)
+            everything += rows
+            print(bone, view, json.dumps(summary(rows)), flush=True)
+            report["runs"].append({"bone": bone, "view": view, **summary(rows), "rows": rows})
+            options.out.write_text(json.dumps(report, indent=1))
+    print("all", json.dumps(summary(everything)))
+
+
+if __name__ == "__main__":
+    main()

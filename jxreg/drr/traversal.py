@@ -6,9 +6,11 @@ a is at t = (c - origin_a) / direction_a, so the derivative of the integral is a
 of the step in value times dt, of which the same march collects the moments.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jxreg.drr.line import LineRays, March, line_sum
 from jxreg.drr.marching import Integrate
@@ -28,62 +30,75 @@ def siddon() -> Integrate:
     return integrate
 
 
-class _Walk:
+class _Walk(NamedTuple):
     """What stays fixed in a walk through the grid: signs, where each ray enters and leaves."""
 
-    def __init__(self, shape: tuple[int, ...], rays: LineRays):
-        self.shape = shape
-        self.origin, self.direction = rays.p, rays.q
-        self.forward = (self.direction > 0).astype(jnp.int32)
-        size = jnp.array(shape, self.origin.dtype)[:, None]
-        planes = jnp.stack([jnp.full_like(size, -0.5), size - 0.5])
-        crossing = (planes - self.origin) / self.direction
-        near, far = crossing.min(0), crossing.max(0)
-        self.enter = jnp.maximum(near.max(0), 0.0)
-        self.leave = jnp.minimum(far.min(0), 1.0)
-        entered = (near == self.enter) & (near > 0)
-        self.entry_axis = jnp.where(entered.any(0), entered.argmax(0), 3)
+    size: Int[Array, "3 1"]
+    origin: Float[Array, "3 n"]
+    direction: Float[Array, "3 n"]
+    forward: Int[Array, "3 n"]
+    """1 where the index grows along the ray, else 0."""
+    enter: Float[Array, " n"]
+    leave: Float[Array, " n"]
+    entry_axis: Int[Array, " n"]
+    """Axis of the face that a ray enters through; 3 if it starts inside."""
 
-    def first_voxel(self):
-        """Voxel at the entry point; on the axis of entry it is the first or the last one."""
-        point = self.origin + self.enter * self.direction
-        last = jnp.array(self.shape, jnp.int32)[:, None] - 1
-        voxel = jnp.clip(jnp.floor(point + 0.5).astype(jnp.int32), 0, last)
-        border = jnp.where(self.forward == 1, 0, last)
-        return jnp.where(jnp.arange(3)[:, None] == self.entry_axis, border, voxel)
 
-    def exit_of(self, voxel):
-        """Where and through which axis a ray leaves a voxel (axis 3: it ends inside)."""
-        plane = voxel.astype(self.origin.dtype) + self.forward - 0.5
-        crossing = (plane - self.origin) / self.direction
-        t, axis = crossing.min(0), crossing.argmin(0)
-        return jnp.minimum(t, self.leave), jnp.where(t > 1.0, 3, axis)
+def _walk(shape: tuple[int, ...], rays: LineRays) -> _Walk:
+    size = jnp.array(shape, jnp.int32)[:, None]
+    low = jnp.full(size.shape, -0.5, rays.p.dtype)
+    planes = jnp.stack([low, size.astype(rays.p.dtype) - 0.5])
+    crossing = (planes - rays.p) / rays.q
+    near, far = crossing.min(0), crossing.max(0)
+    enter, leave = jnp.maximum(near.max(0), 0.0), jnp.minimum(far.min(0), 1.0)
+    entered = (near == enter) & (near > 0)
+    entry_axis = jnp.where(entered.any(0), entered.argmax(0), 3)
+    forward = (rays.q > 0).astype(jnp.int32)
+    return _Walk(size, rays.p, rays.q, forward, enter, leave, entry_axis)
 
-    def flat(self, voxel):
-        x, y, z = voxel
-        return (x * self.shape[1] + y) * self.shape[2] + z
 
-    def march(self, visit, total):
-        """Carries `total` through visit(total, live, index, t in, t out, axis in, axis out)."""
+def _first_voxel(walk: _Walk) -> Int[Array, "3 n"]:
+    """Voxel at the entry point; on the axis of entry it is the first or the last one."""
+    point = walk.origin + walk.enter * walk.direction
+    last = walk.size - 1
+    voxel = jnp.clip(jnp.floor(point + 0.5).astype(jnp.int32), 0, last)
+    border = jnp.where(walk.forward == 1, 0, last)
+    return jnp.where(jnp.arange(3)[:, None] == walk.entry_axis, border, voxel)
 
-        def live(voxel, t):
-            inside = ((voxel >= 0) & (voxel < jnp.array(self.shape, jnp.int32)[:, None])).all(0)
-            return inside & (t < self.leave)
 
-        def body(carry):
-            voxel, t, axis, total = carry
-            alive = live(voxel, t)
-            t_out, axis_out = self.exit_of(voxel)
-            t_out = jnp.maximum(t_out, t)
-            index = jnp.where(alive, self.flat(voxel), 0)
-            total = visit(total, alive, index, t, t_out, axis, axis_out)
-            step = jnp.where(jnp.arange(3)[:, None] == axis_out, 2 * self.forward - 1, 0)
-            voxel = jnp.where(alive, voxel + step, voxel)
-            t = jnp.where(alive & (axis_out < 3), t_out, jnp.where(alive, self.leave, t))
-            return voxel, t, axis_out, total
+def _exit_of(walk: _Walk, voxel: Int[Array, "3 n"]):
+    """Where and through which axis a ray leaves a voxel (axis 3: it ends inside)."""
+    plane = voxel.astype(walk.origin.dtype) + walk.forward - 0.5
+    crossing = (plane - walk.origin) / walk.direction
+    t, axis = crossing.min(0), crossing.argmin(0)
+    return jnp.minimum(t, walk.leave), jnp.where(t > 1.0, 3, axis)
 
-        start = (self.first_voxel(), self.enter, self.entry_axis, total)
-        return jax.lax.while_loop(lambda c: live(c[0], c[1]).any(), body, start)[-1]
+
+def _flat(walk: _Walk, voxel: Int[Array, "3 n"]) -> Int[Array, " n"]:
+    x, y, z = voxel
+    return (x * walk.size[1] + y) * walk.size[2] + z
+
+
+def _march(walk: _Walk, visit, total):
+    """Carries `total` through visit(total, live, index, t in, t out, axis in, axis out)."""
+
+    def live(voxel, t):
+        return ((voxel >= 0) & (voxel < walk.size)).all(0) & (t < walk.leave)
+
+    def body(carry):
+        voxel, t, axis, total = carry
+        alive = live(voxel, t)
+        t_out, axis_out = _exit_of(walk, voxel)
+        t_out = jnp.maximum(t_out, t)
+        index = jnp.where(alive, _flat(walk, voxel), 0)
+        total = visit(total, alive, index, t, t_out, axis, axis_out)
+        step = jnp.where(jnp.arange(3)[:, None] == axis_out, 2 * walk.forward - 1, 0)
+        voxel = jnp.where(alive, voxel + step, voxel)
+        t = jnp.where(alive & (axis_out < 3), t_out, jnp.where(alive, walk.leave, t))
+        return voxel, t, axis_out, total
+
+    start = (_first_voxel(walk), walk.enter, walk.entry_axis, total)
+    return jax.lax.while_loop(lambda c: live(c[0], c[1]).any(), body, start)[-1]
 
 
 def _value(mu: Float[Array, "c x y z"], rays: LineRays) -> Float[Array, "c n"]:
@@ -93,15 +108,14 @@ def _value(mu: Float[Array, "c x y z"], rays: LineRays) -> Float[Array, "c n"]:
         return total + flat[:, index] * jnp.where(alive, t_out - t_in, 0.0)
 
     zero = jnp.zeros((mu.shape[0], rays.p.shape[1]), mu.dtype)
-    return _Walk(mu.shape[-3:], rays).march(visit, zero)
+    return _march(_walk(mu.shape[-3:], rays), visit, zero)
 
 
 def _moments(mu: Float[Array, "c x y z"], rays: LineRays):
     flat = mu.reshape(mu.shape[0], -1)
-    walk = _Walk(mu.shape[-3:], rays)
-    slope = (
-        -1.0 / walk.direction
-    )  # dt of a crossing on axis a: slope_a (d origin_a + t d direction_a)
+    walk = _walk(mu.shape[-3:], rays)
+    # A crossing on axis a moves by dt = slope_a (d origin_a + t d direction_a).
+    slope = -1.0 / walk.direction
 
     def visit(carry, alive, index, t_in, t_out, axis_in, axis_out):
         total, moments = carry
@@ -112,7 +126,7 @@ def _moments(mu: Float[Array, "c x y z"], rays: LineRays):
         return total + value * (t_out - t_in), moments + change[:, :, None] * value
 
     zero = jnp.zeros((mu.shape[0], rays.p.shape[1]), mu.dtype)
-    return walk.march(visit, (zero, jnp.zeros((2, 3, *zero.shape), mu.dtype)))
+    return _march(walk, visit, (zero, jnp.zeros((2, 3, *zero.shape), mu.dtype)))
 
 
 def _transpose(cotangent: Float[Array, "c n"], rays: LineRays, shape: tuple[int, int, int]):
@@ -120,7 +134,8 @@ def _transpose(cotangent: Float[Array, "c n"], rays: LineRays, shape: tuple[int,
         return mu.at[:, index].add(cotangent * jnp.where(alive, t_out - t_in, 0.0))
 
     size = shape[0] * shape[1] * shape[2]
-    mu = _Walk(shape, rays).march(visit, jnp.zeros((cotangent.shape[0], size), cotangent.dtype))
+    zero = jnp.zeros((cotangent.shape[0], size), cotangent.dtype)
+    mu = _march(_walk(shape, rays), visit, zero)
     return mu.reshape(-1, *shape)
 
 

@@ -13,8 +13,16 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from xray_files import CAMERA, COLUMNS, ROWS, intensities, refused, saved, xray
 
+from jxreg.camera import Camera
 from jxreg.errors import InputError
-from jxreg.io import collimation_mask, load_frames, save_camera, write_npy, write_png
+from jxreg.io import (
+    InputWarning,
+    collimation_mask,
+    load_frames,
+    save_camera,
+    write_npy,
+    write_png,
+)
 from jxreg.io.dicom_file import read_pixels
 
 # --- intensity ----------------------------------------------------------------------------------
@@ -231,6 +239,63 @@ def test_grey_in_three_channels(tmp_path):
     assert load_frames(tmp_path / "a.png").image.shape == (1, ROWS, COLUMNS)
     Image.fromarray(np.stack([grey, grey, grey // 2], -1)).save(tmp_path / "a.png")
     refused(tmp_path / "a.png", "colour")
+
+
+def test_black_file_has_no_signal_but_stays_finite(tmp_path):
+    Image.fromarray(np.zeros((ROWS, COLUMNS), np.uint8)).save(tmp_path / "a.png")
+    np.save(tmp_path / "b.npy", np.zeros((ROWS, COLUMNS), np.float32))
+    for name in ("a.png", "b.npy"):
+        frames = load_frames(tmp_path / name, camera=CAMERA, intensity="linear")
+        np.testing.assert_array_equal(frames.image, np.zeros((1, ROWS, COLUMNS)))
+
+
+@pytest.mark.parametrize("white", [0, -3.0, np.nan])
+def test_white_is_positive(tmp_path, white):
+    with pytest.raises(InputError, match="white"):
+        load_frames(saved(tmp_path, xray()), white=white)
+
+
+def beside(tmp_path):
+    """An image with a camera file whose central ray is off the centre."""
+    np.save(tmp_path / "a.npy", intensities()[0])
+    camera = Camera.from_sdd(1000.0, (ROWS, COLUMNS), (0.5, 0.6), (10.0, 12.0))
+    save_camera(tmp_path / "a.json", camera)
+    return tmp_path / "a.npy", camera
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_mirrored_overrules_a_camera_file(tmp_path, explicit, mirrored):
+    path, camera = beside(tmp_path)
+    given = {"camera": tmp_path / "a.json"} if explicit else {}
+    found = load_frames(path, mirrored=mirrored, **given).camera
+    signs = np.array([[-1.0 if mirrored else 1.0], [1.0], [1.0]])
+    expected = np.asarray(camera.intrinsic) * np.where(np.eye(3) > 0, signs, 1.0)
+    np.testing.assert_allclose(found.intrinsic[0], expected)
+
+
+def test_numbers_overrule_the_camera_file_beside(tmp_path):
+    path, _ = beside(tmp_path)
+    found = load_frames(path, sdd=1500).camera
+    np.testing.assert_allclose(found.sdd, 1500)
+    expected = [[1500 / 0.6, 0, 10], [0, 1500 / 0.5, 12], [0, 0, 1]]
+    np.testing.assert_allclose(found.intrinsic[0], expected, rtol=1e-6)
+    found = load_frames(path, pixel_spacing=0.25, principal_point=(1, 2)).camera
+    np.testing.assert_allclose(found.intrinsic[0], [[4000, 0, 1], [0, 4000, 2], [0, 0, 1]])
+    with pytest.warns(InputWarning, match=r"a\.json beside it is not read"):
+        found = load_frames(path, sdd=1000, pixel_spacing=0.25).camera
+    centre = [(COLUMNS - 1) / 2, (ROWS - 1) / 2]
+    np.testing.assert_allclose(found.intrinsic[0, :2, 2], centre)
+    refused(path, "positive", sdd=-1)
+
+
+@pytest.mark.parametrize(
+    "number", [{"sdd": 1500}, {"pixel_spacing": 0.3}, {"principal_point": (3, 4)}]
+)
+def test_numbers_beside_a_chosen_camera_are_refused(tmp_path, number):
+    path, camera = beside(tmp_path)
+    for chosen in (camera, tmp_path / "a.json"):
+        refused(path, next(iter(number)) + "=", "camera=", camera=chosen, **number)
 
 
 def test_images_that_are_refused(tmp_path):

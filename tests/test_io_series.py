@@ -165,7 +165,7 @@ def test_different_slices_at_one_position(tmp_path):
 def test_several_series_are_listed(tmp_path):
     folder = save(tmp_path / "ct", series())
     save(folder / "more", series(uid="1.2.99", SeriesNumber=9, RescaleIntercept=0))
-    refused(folder, "2 series", "1.2.99", "series=", "7 files")
+    refused(folder, "2 series", "1.2.99", "series=", "--series", "7 files")
     refused(folder, "5", series=5)
     assert read_scan(folder, series=9).values.min() == 0
     assert read_scan(folder, series="1.2.3").values.min() == -1024

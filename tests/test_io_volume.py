@@ -124,7 +124,7 @@ def test_unit_of_length(tmp_path, code, scale):
 def test_one_volume_of_a_series_in_time(tmp_path):
     hu = np.stack([smooth_ct(), smooth_ct() + 7], -1)
     path = write(tmp_path / "4d.nii.gz", hu)
-    refused(path, "frame=", "2 volumes")
+    refused(path, "frame=", "--volume-frame", "2 volumes")
     refused(path, "frame=2", frame=2)
     np.testing.assert_array_equal(read_scan(path, frame=1).values, smooth_ct() + 7)
 
@@ -133,7 +133,7 @@ def test_non_finite_voxels(tmp_path):
     hu = smooth_ct().astype(np.float32)
     hu[0, 0, 0], hu[1, 0, 0] = np.nan, -np.inf
     path = write(tmp_path / "nan.nii", hu)
-    refused(path, "2 voxels", "fill_nonfinite")
+    refused(path, "2 voxels", "fill_nonfinite", "--fill-nonfinite")
     volume = load_volume(path, fill_nonfinite=-1000.0, crop_air=False)
     assert volume.mu[0, 0, 0] == 0
 

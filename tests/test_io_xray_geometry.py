@@ -27,10 +27,10 @@ def test_geometry_of_the_header(tmp_path):
     [
         ({"DistanceSourceToDetector": None}, ["DistanceSourceToDetector", "sdd="]),
         ({"DistanceSourceToDetector": 0}, ["DistanceSourceToDetector", "sdd="]),
-        ({"DistanceSourceToDetector": -5}, ["DistanceSourceToDetector", "sdd="]),
+        ({"DistanceSourceToDetector": -5}, ["DistanceSourceToDetector", "correct the header"]),
         ({"ImagerPixelSpacing": None}, ["ImagerPixelSpacing", "pixel_spacing="]),
-        ({"ImagerPixelSpacing": [0, 1]}, ["ImagerPixelSpacing", "pixel_spacing="]),
-        ({"ImagerPixelSpacing": [0.5]}, ["ImagerPixelSpacing", "pixel_spacing="]),
+        ({"ImagerPixelSpacing": [0, 1]}, ["ImagerPixelSpacing", "correct the header"]),
+        ({"ImagerPixelSpacing": [0.5]}, ["ImagerPixelSpacing", "correct the header"]),
         (
             {
                 "ImagerPixelSpacing": None,

@@ -116,7 +116,10 @@ def _volume(path: Path, source: str, series: str | int | None = None) -> Descrip
     finite = np.isfinite(scan.values)
     if not finite.all():
         bad = int((~finite).sum())
-        problems.append(f"{bad} voxels are NaN or infinite: give fill_nonfinite=-1000")
+        problems.append(
+            f"{bad} voxels are NaN or infinite: give fill_nonfinite= in Python, --fill-nonfinite "
+            "at the shell (-1000 for air)"
+        )
     values = scan.values[finite]
     if values.size == 0:
         return Description(f"volume, {source}", facts, tuple(problems))
@@ -268,7 +271,7 @@ def _small_file(path: Path) -> Description:
     facts = _pose_facts(load_pose(path), pose_dict)
     if "camera" in entry:
         return Description("pose", facts | camera_dict(load_camera(path)))
-    return Description("pose", facts, ("no camera in it: give one with camera=",))
+    return Description("pose", facts, ("no camera in it: give one with camera= (--camera)",))
 
 
 def _pose_facts(pose, as_dict: Callable) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def read_geometry(path: str | Path, tags: "Dataset") -> Geometry:
     path = Path(path)
     with reading(path, "an X-ray image in DICOM"):
         spacing, missing = _pixel_spacing(path, tags)
-        sdd = _length(path, tags, "DistanceSourceToDetector", "sdd=")
+        sdd = _length(path, tags, "DistanceSourceToDetector")
         if sdd is None:
             missing = ("no DistanceSourceToDetector: give sdd= / --sdd [mm]", *missing)
         angles, mirrored = _angles(tags, int(tags.get("NumberOfFrames") or 1))
@@ -58,7 +58,7 @@ def read_geometry(path: str | Path, tags: "Dataset") -> Geometry:
 
 
 def _source_to_isocenter(path: Path, tags: "Dataset", sdd: float | None) -> float | None:
-    distance = _length(path, tags, "DistanceSourceToPatient", "source_to_isocenter=")
+    distance = _length(path, tags, "DistanceSourceToPatient")
     magnification = float(tags.get("EstimatedRadiographicMagnificationFactor") or 0)
     if distance is None and sdd is not None and magnification > 1:
         return sdd / magnification
@@ -139,15 +139,13 @@ def _principal_point(
     return (float(column) - 0.5, float(row) - 0.5), ()
 
 
-def _length(path: Path, tags: "Dataset", name: str, option: str) -> float | None:
+def _length(path: Path, tags: "Dataset", name: str) -> float | None:
     """A positive length [mm]; absent and zero mean unknown."""
     value: Any = tags.get(name)
     if value is None or value == "" or float(value) == 0:
         return None
     if not np.isfinite(float(value)) or float(value) < 0:
-        raise InputError(
-            str(path), f"{name} = {value}", "a positive length", "give sdd= or camera="
-        )
+        raise InputError(str(path), f"{name} = {value}", "a positive length", "correct the header")
     return float(value)
 
 
@@ -155,6 +153,6 @@ def _two_lengths(path: Path, tags: "Dataset", name: str) -> tuple[float, float]:
     value: Any = tags.get(name)
     lengths = np.asarray(value, float)
     if lengths.shape != (2,) or not np.isfinite(lengths).all() or (lengths <= 0).any():
-        fix = "give pixel_spacing= / --pixel-spacing [mm]"
-        raise InputError(str(path), f"{name} = {value}", "two positive lengths", fix)
+        found = f"{name} = {value}"
+        raise InputError(str(path), found, "two positive lengths", "correct the header")
     return float(lengths[0]), float(lengths[1])

@@ -88,7 +88,7 @@ def _choose_series(
         for uid, group in groups.items()
     )
     wanted = "one series" if series is None else f"one series {series!r}"
-    fix = "choose by number or UID with series="
+    fix = "choose by number or UID with series= (--series at the shell)"
     raise InputError(name, f"{len(groups)} series ({listing})", wanted, fix)
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jxreg.errors import InputError
 from jxreg.frame import attenuation
 
 Scale = Literal["linear", "log", "attenuation"]
@@ -72,8 +73,15 @@ def to_attenuation(
     Args:
         exposure: The frames.
         mask: Pixels that count for the white level.
-        white: Pixel value without an object; by default the 99.9th percentile of each frame.
+        white: Pixel value without an object; by default the 99.9th percentile of each frame, and at
+            least half a grey level, so that a black frame is constant.
+
+    Raises:
+        InputError: The given white level is not positive.
     """
+    if white is not None and not 0 < white < np.inf:
+        fix = "give the pixel value without an object"
+        raise InputError("white", f"{white:g}", "a positive number", fix)
     if exposure.scale == "attenuation":
         return exposure.pixels
     if white is None:
@@ -81,11 +89,13 @@ def to_attenuation(
         whites = np.array([_white_level(p, m) for p, m in pairs])
     else:
         whites = np.full(len(exposure.pixels), white, np.float64)
-    level = exposure.quantum or float(whites.max()) / 65535  # floats have no grey level
+    level = exposure.quantum or max(0.0, float(whites.max())) / 65535  # floats have no grey level
+    level = level or 1.0
     pixels, whites = exposure.pixels / np.float32(level), whites / level
     if exposure.scale == "log":
         unit = np.log(exposure.levels) / (exposure.levels - 1)
         return ((whites[:, None, None] - pixels) * unit).astype(np.float32)
+    whites = np.maximum(whites, 0.5)
     frames = [attenuation(jnp.asarray(p), float(w)) for p, w in zip(pixels, whites, strict=True)]
     return np.stack([np.asarray(frame, np.float32) for frame in frames])
 

@@ -1,6 +1,6 @@
 """load_frames(): any X-ray file to a Frame with a leading axis of frames."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,7 @@ from jxreg.camera import Camera
 from jxreg.errors import InputError
 from jxreg.frame import Frame
 from jxreg.io.boundary import existing_file, notice
+from jxreg.io.camera_choice import overruled, refuse_numbers
 from jxreg.io.collimation import collimation_mask
 from jxreg.io.dicom_file import is_dicom
 from jxreg.io.exposure import Exposure, Geometry, inverted, to_attenuation
@@ -41,13 +42,15 @@ def load_frames(
     Every leaf of the result has a leading axis of frames, so that
     `jax.vmap(..., in_axes=0)(frames)` works, and `jax.tree.map(lambda x: x[0], frames)` is one.
 
-    Geometry comes from `camera`, else from the options, else from the DICOM header; for other
-    files from a camera file beside the image (`name.json` beside `name.png`). In DICOM the pixel
-    spacing is ImagerPixelSpacing, at the detector; PixelSpacing counts only without a calibration
-    type. The central ray is taken to meet the image centre unless the header tells where the
-    field of view lies on the detector. Positioner angles, or the name of the projection, give
-    `Frame.carm`, and PatientOrientation whether the display is mirrored; without it the usual
-    display of a C-arm is assumed, head up and seen from the detector, which is mirrored.
+    Geometry comes from `camera`, else from the options, else from the DICOM header; without a
+    distance in the header from a camera file beside the image (`name.json` beside `name.png`),
+    whose numbers the options overrule one by one; it is not read where `sdd` is given and the pixel
+    spacing is known without it. In DICOM the pixel spacing is ImagerPixelSpacing, at the detector;
+    PixelSpacing counts only without a calibration type. The central ray is taken to meet the image
+    centre unless the header tells where the field of view lies on the detector. Positioner angles,
+    or the name of the projection, give `Frame.carm`, and PatientOrientation whether the display is
+    mirrored; without it the usual display of a C-arm is assumed, head up and seen from the
+    detector, which is mirrored.
 
     Pixel values are turned into attenuation by what the header says (photometric interpretation,
     pixel intensity relationship and its sign, modality rescale or table). Without a header whole
@@ -55,11 +58,13 @@ def load_frames(
 
     Args:
         path: DICOM (XA, RF, DX, CR; single or multi-frame), PNG, TIFF, JPEG, BMP or NPY.
-        camera: Camera, or the path of a camera or pose file.
+        camera: Camera, or the path of a camera or pose file. It holds the whole geometry: the next
+            three are refused beside it.
         sdd: Source-to-detector distance [mm].
         pixel_spacing: Distance of rows and of columns on the detector [mm], or one for both.
         principal_point: Pixel (u, v) of the central ray.
-        mirrored: Whether the image is a mirror image of what the source sees.
+        mirrored: Whether the image is a mirror image of what the source sees; overrules the header
+            and the camera.
         source_to_isocenter: Distance for `Frame.carm` [mm].
         intensity: What the pixel values are proportional to: the intensity that arrived, its
             logarithm, or attenuation already.
@@ -119,24 +124,44 @@ def _camera(
     path: Path, exposure: Exposure, camera, sdd, pixel_spacing, principal_point, mirrored
 ) -> Camera:
     known, size = exposure.geometry, exposure.pixels.shape[-2:]
-    beside = None if known.sdd or sdd is not None else camera_beside(path)
-    given = camera if camera is not None else beside
+    if camera is not None:
+        refuse_numbers(str(path), sdd, pixel_spacing, principal_point)
+    given = _beside(path, known, sdd, pixel_spacing) if camera is None else camera
     if given is not None:
         made = given if isinstance(given, Camera) else load_camera(given)
         if made.image_size != size:
             found = f"a camera of {made.image_size} for an image of {size} (rows, columns)"
             raise InputError(str(path), found, "one size", "use camera.rescale or camera.crop")
-        return made
+        numbers = {"sdd": sdd, "spacing": pixel_spacing, "point": principal_point}
+        return _named(path, lambda: overruled(made, **numbers, mirrored=mirrored))
     spacing = known.pixel_spacing if pixel_spacing is None else pixel_spacing
     sdd = known.sdd if sdd is None else sdd
     if spacing is None or sdd is None:
         unknown = "; ".join(known.missing) or "no geometry"
-        raise InputError(str(path), unknown, "the geometry of the image", "or give camera=")
+        fix = "or give camera= (--camera)"
+        raise InputError(str(path), unknown, "the geometry of the image", fix)
     row, column = np.broadcast_to(np.asarray(spacing, np.float64), (2,)).tolist()
     point = known.principal_point if principal_point is None else principal_point
     mirrored = known.mirrored if mirrored is None else mirrored
+    return _named(path, lambda: Camera.from_sdd(sdd, size, (row, column), point, mirrored=mirrored))
+
+
+def _beside(path: Path, known: Geometry, sdd, pixel_spacing) -> Path | None:
+    """The camera file beside an image that needs one."""
+    if known.sdd:
+        return None
+    beside = camera_beside(path)
+    spacing = known.pixel_spacing if pixel_spacing is None else pixel_spacing
+    if beside is not None and sdd is not None and spacing is not None:
+        notice(path, f"sdd is given and the spacing is known; {beside.name} beside it is not read")
+        return None
+    return beside
+
+
+def _named(path: Path, make: Callable[[], Camera]) -> Camera:
+    """A camera, its errors with the name of the file."""
     try:
-        return Camera.from_sdd(sdd, size, (row, column), point, mirrored=mirrored)
+        return make()
     except InputError as error:
         found = f"{error.subject} = {error.found}"
         raise InputError(str(path), found, error.expected, error.fix) from error

@@ -121,7 +121,10 @@ def _checked_shape(path: Path, header, frame: int | None) -> tuple[int, ...]:
         raise InputError(str(path), f"shape {shape}", "(x, y, z)", "give one 3D volume")
     if frame is None and frames > 1:
         raise InputError(
-            str(path), f"{frames} volumes, shape {shape}", "one volume", "choose one with frame="
+            str(path),
+            f"{frames} volumes, shape {shape}",
+            "one volume",
+            "choose one with frame= (--volume-frame at the shell)",
         )
     if frame is not None and (len(shape) != 4 or not 0 <= frame < frames):
         raise InputError(

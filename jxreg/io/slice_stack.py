@@ -95,7 +95,7 @@ def stack_affine(name: str, slices: Sequence[Slice]) -> Float[np.ndarray, "4 4"]
     return LPS_FROM_RAS @ lps
 
 
-_SEPARATE = "put each kind into a folder of its own, or choose with series="
+_SEPARATE = "put each kind into a folder of its own, or choose with series= (--series at the shell)"
 
 
 def _check_axes(name: str, item: Slice) -> None:

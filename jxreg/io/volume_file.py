@@ -107,7 +107,7 @@ def _finite(path, values: np.ndarray, fill: int | float | None) -> np.ndarray:
             str(path),
             f"{int(bad.sum())} voxels are NaN or infinite",
             "finite voxels",
-            "give fill_nonfinite=-1000 if they are air",
+            "give fill_nonfinite= (--fill-nonfinite at the shell), -1000 if they are air",
         )
     return np.where(bad, np.float32(fill), values)
 

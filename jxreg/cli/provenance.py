@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import tempfile
 from pathlib import Path
 
 from jxreg.errors import InputError
@@ -23,17 +24,21 @@ def sha256(path: Path) -> str:
 
 
 def make_folder(path: Path) -> Path:
-    """The folder, made if need be.
+    """The folder, made if need be; files can be written there.
 
     Raises:
-        InputError: It cannot be made, or a file is in its place.
+        InputError: It cannot be made or written to, or a file is in its place.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise InputError(
-            str(path), f"cannot be made ({reason})", "a writable folder", "choose another --out"
+            str(path),
+            f"cannot be written to ({reason})",
+            "a writable folder",
+            "choose another --out",
         ) from error
     return path
 

@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from jxreg.cli.options import CameraOptions, PoseOptions, read_volume
+from jxreg.cli.options import (
+    CameraOptions,
+    PoseOptions,
+    VolumeOptions,
+    check_pose_options,
+    read_volume,
+)
 
 if TYPE_CHECKING:
     from jxreg.cli.tasks import Task
@@ -28,7 +34,7 @@ def run_register(
     mirrored: Literal["auto", "yes", "no"] = "auto",
     intensity: Literal["auto", "linear", "log", "attenuation"] = "auto",
     invert: bool = False,
-    mu_per_unit: float | None = None,
+    reading: VolumeOptions = VolumeOptions(),
     config: Path | None = None,
 ) -> int:
     """Register X-ray images to a CT: find the pose of the C-arm for each of them.
@@ -44,11 +50,11 @@ def run_register(
         out: Folder for the results.
         pose: The start.
         camera: Geometry of images that do not tell it themselves.
-        mirrored: Whether the display is mirrored; auto: what the header or the camera file says.
+        mirrored: Whether the display is mirrored, whatever the header or the camera file says;
+            auto: what they say.
         intensity: What pixel values stand for: intensity that arrived, its log, or attenuation.
         invert: Bright and dark are the other way round, as in exported images with bright bone.
-        mu_per_unit: Attenuation [1/mm] that 1 in the volume's file stands for; by default its
-            numbers are Hounsfield units.
+        reading: What to take from the volume's file, and what its numbers mean.
         config: Configuration (JSON), as in the `config` of a registration.json; or such a file.
     """
     from jxreg.cli.config_file import read_config
@@ -60,14 +66,15 @@ def run_register(
         raise InputError(
             "XRAYS", "no file", "one X-ray image or more", "name them after the volume"
         )
+    check_pose_options(pose)
     chosen = read_config(config)
     console, seconds = progress_console(), {}
     with step(console, f"read {volume.name}", seconds):
-        loaded = read_volume(volume, mu_per_unit)
+        loaded = read_volume(volume, reading)
     with step(console, f"read {len(xrays)} X-ray file{'s'[: len(xrays) != 1]}", seconds):
         shown = {"auto": None, "yes": True, "no": False}[mirrored]
-        reading = {"mirrored": shown, "intensity": intensity, "invert": invert}
-        tasks = read_tasks(loaded, xrays, pose, camera, reading)
+        values = {"mirrored": shown, "intensity": intensity, "invert": invert}
+        tasks = read_tasks(loaded, xrays, pose, camera, values)
     for note in dict.fromkeys(note for task in tasks for note in task.notes):
         console.print(f"note: {printable(note)}", markup=False, soft_wrap=True)
     records = _register_and_write(console, volume, loaded, tasks, chosen, out, seconds)
@@ -82,7 +89,8 @@ def _register_and_write(console, path, volume, tasks, config, out, seconds) -> l
 
     sums = {p: input_entry("X-ray", p) for p in {task.path for task in tasks}}
     inputs = input_entry("volume", path)
-    folders = {t.name: out if len(tasks) == 1 else out / t.name for t in tasks}
+    make_folder(out)  # now, so that no registration is lost to a folder that cannot be written
+    folders = {t.name: make_folder(out if len(tasks) == 1 else out / t.name) for t in tasks}
     records = []
     for chunk in chunks_alike(tasks):
         count, spent = len(chunk), dict(seconds)
@@ -100,7 +108,7 @@ def _register_and_write(console, path, volume, tasks, config, out, seconds) -> l
                 seconds=spent,
                 notes=task.notes,
             )
-            folder = make_folder(folders[task.name])
+            folder = folders[task.name]
             with step(console, f"write {folder}"):
                 case = Case(volume, task.frame, task.start, result, context)
                 records.append(write_case(folder, case) | {"folder": folder})

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from jxreg.cli.options import CameraOptions, PoseOptions, check_pose, pose_of, read_volume
+from jxreg.cli.options import (
+    CameraOptions,
+    PoseOptions,
+    VolumeOptions,
+    check_pose,
+    check_pose_options,
+    pose_of,
+    read_volume,
+)
 
 if TYPE_CHECKING:
     import jaxlie
@@ -26,7 +34,7 @@ def run_render(
     mirrored: bool = False,
     quadrature: Literal["trilinear", "joseph", "siddon"] = "trilinear",
     step_mm: float | None = None,
-    mu_per_unit: float | None = None,
+    reading: VolumeOptions = VolumeOptions(),
 ) -> int:
     """Render a DRR of a CT as a C-arm would see it.
 
@@ -37,25 +45,27 @@ def run_render(
         volume: CT: NIfTI, NRRD, MHA, or a folder of DICOM slices.
         out: Image: .png (16 bit), .npy, .nii or .nii.gz (where the detector stood), .dcm (XA).
         pose: Where the C-arm stands.
-        camera: Its geometry; by default 1020 mm from source to detector and 280 mm of detector.
-        size: Rows and columns of the image [px]; 256 256 by default.
-        mirrored: Show the image as seen from the detector, the conventional display.
+        camera: Its geometry; by default that of the pose file, whose numbers the options overrule,
+            else 1020 mm from source to detector and 280 mm of detector.
+        size: Rows and columns of the image [px]; by default those of the camera, else 256 256.
+        mirrored: Show the image as seen from the detector, the conventional display; with a camera
+            file too, whatever it says.
         quadrature: How the line integral is taken.
         step_mm: Step of `trilinear` [mm]; by default the smallest voxel side.
-        mu_per_unit: Attenuation [1/mm] that 1 in the volume's file stands for; by default its
-            numbers are Hounsfield units.
+        reading: What to take from the volume's file, and what its numbers mean.
     """
     from jxreg.cli.console import progress_console, result_console, step
     from jxreg.cli.provenance import input_entry
 
     _check_ending(out)
+    check_pose_options(pose)
+    integrate = _integrate(quadrature, step_mm)
     console = progress_console()
     made = _camera(camera, pose, size, mirrored)
     with step(console, f"read {volume.name}"):
-        loaded = read_volume(volume, mu_per_unit)
+        loaded = read_volume(volume, reading)
     placed = pose_of(pose, loaded, source_to_isocenter=0.69 * float(made.sdd))
     check_pose("pose", placed, made, loaded)
-    integrate = _integrate(quadrature, step_mm)
     with step(console, f"render {made.image_size[0]} x {made.image_size[1]} ({quadrature})"):
         image = _rendered(loaded, made, placed, integrate)
     about = {
@@ -70,21 +80,27 @@ def run_render(
 
 
 def _camera(options: CameraOptions, pose: PoseOptions, size, mirrored: bool) -> "Camera":
-    """The camera of a file (the pose file's own, if no other is given), or of the options."""
-    import json
+    """The camera of a file (the pose file's own, if no other is given), or of the options.
 
+    Numbers beside a camera file are refused; those beside a pose file overrule its camera's.
+    """
     from jxreg.camera import Camera, rescale
+    from jxreg.errors import InputError
     from jxreg.io import load_camera
+    from jxreg.io.camera_choice import overruled, refuse_numbers
 
-    file = options.camera
-    if file is None and pose.pose is not None and options.sdd is None and pose.pose.is_file():
-        try:
-            file = pose.pose if "camera" in json.loads(pose.pose.read_bytes()) else None
-        except (ValueError, TypeError):
-            file = None  # `load_pose` says what is wrong with it
+    if size is not None and min(size) < 1:
+        raise InputError("--size", f"{size[0]} {size[1]}", "positive rows and columns", "in pixels")
+    numbers = (options.sdd, options.pixel_spacing, options.principal_point)
+    if options.camera is not None:
+        refuse_numbers(str(options.camera), *numbers)
+    file = options.camera or _with_camera(pose.pose)
     if file is not None:
         camera = load_camera(file)
-        return camera if size is None else rescale(camera, size)
+        camera = camera if size is None else rescale(camera, size)
+        sdd, spacing, point = numbers
+        shown = True if mirrored else None
+        return overruled(camera, sdd=sdd, spacing=spacing, point=point, mirrored=shown)
     rows, columns = size or (256, 256)
     side = 280.0 / max(rows, columns)
     return Camera.from_sdd(
@@ -96,6 +112,18 @@ def _camera(options: CameraOptions, pose: PoseOptions, size, mirrored: bool) -> 
     )
 
 
+def _with_camera(pose: Path | None) -> Path | None:
+    """The pose file, if it holds a camera too."""
+    import json
+
+    if pose is None or not pose.is_file():
+        return None
+    try:
+        return pose if "camera" in json.loads(pose.read_bytes()) else None
+    except (ValueError, TypeError):
+        return None  # `load_pose` says what is wrong with it
+
+
 def _integrate(quadrature: str, step_mm: float | None):
     """The quadrature, or None for the default of `render`."""
     from jxreg import drr
@@ -105,6 +133,9 @@ def _integrate(quadrature: str, step_mm: float | None):
         raise InputError(
             "--step-mm", f"given with {quadrature}", "--quadrature trilinear", "leave it out"
         )
+    if step_mm is not None and not 0 < step_mm < float("inf"):
+        fix = "half the voxel side is fine, its default is the smallest side"
+        raise InputError("--step-mm", f"{step_mm:g}", "a positive length [mm]", fix)
     if quadrature == "trilinear":
         return None if step_mm is None else drr.trilinear(step_mm)
     return {"joseph": drr.joseph, "siddon": drr.siddon}[quadrature]()

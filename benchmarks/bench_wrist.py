@@ -19,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import nibabel
 import numpy as np
+from bench_register import in_sigmas
 from PIL import Image
 
 import jxreg
 from jxreg import frame as frame_
 from jxreg import metrics
-from jxreg.pose import from_matrix, perturb
+from jxreg.pose import from_matrix, perturb, twist_between
 from jxreg.verdict import Status
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "examples"))
@@ -66,8 +67,11 @@ def run(folder: Path, bone: str, view: str, starts: int, seed: int) -> list[dict
     for _ in range(starts):
         start = perturb(truth, jnp.asarray(random.uniform(-START, START), float), volume.isocenter)
         result = jxreg.register(volume, frame, start)
+        error = twist_between(truth, result.pose, volume.isocenter)
         rows.append(
             {
+                "error_in_sigmas": in_sigmas(error, result.covariance),
+                "depth_mm": float(error[2]),
                 "start_mrpd_mm": float(metrics.mrpd(start, truth, points)),
                 "mrpd_mm": float(metrics.mrpd(result.pose, truth, points)),
                 "mtre_mm": float(metrics.mtre(result.pose, truth, points)),
@@ -89,6 +93,7 @@ def summary(rows: list[dict]) -> dict:
         "success_interval_95": [float(rate.low), float(rate.high)],
         "median_mrpd_mm": float(np.median(mrpd)),
         "median_mtre_mm": float(np.median([row["mtre_mm"] for row in rows])),
+        "median_error_in_sigmas": float(np.median([row["error_in_sigmas"] for row in rows])),
         "ok_and_good": int((ok & (mrpd < 1)).sum()),
         "ok_and_bad": int((ok & (mrpd >= 2)).sum()),
     }

@@ -20,6 +20,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from jxreg.errors import InputError
+from jxreg.precision import full_precision
 
 
 @no_type_check  # JAX rebuilds pytrees from tracers, None and batched leaves
@@ -61,7 +62,8 @@ class Camera:
         row_mm, column_mm = pixel_spacing
         for name, value in (("sdd", sdd), ("pixel_spacing", row_mm), ("pixel_spacing", column_mm)):
             _check_positive(name, value)
-        u, v = principal_point or ((columns - 1) / 2, (rows - 1) / 2)
+        centre = ((columns - 1) / 2, (rows - 1) / 2)
+        u, v = centre if principal_point is None else principal_point
         sdd = jnp.asarray(sdd, float)
         sign = -1.0 if mirrored else 1.0
         zero, one = jnp.zeros_like(sdd), jnp.ones_like(sdd)
@@ -128,6 +130,7 @@ def detector_points(camera: Camera, pixels: Float[Array, "n 2"]) -> Float[Array,
     return camera.sdd * jnp.stack([x, y, jnp.ones_like(x)], -1)
 
 
+@full_precision
 def project_points(
     camera: Camera, pose: jaxlie.SE3, points_world: Float[Array, "n 3"]
 ) -> Float[Array, "n 2"]:
@@ -144,6 +147,7 @@ def project_points(
     return jnp.stack([u, v], -1)
 
 
+@full_precision
 def crop(camera: Camera, top: int, left: int, image_size: tuple[int, int]) -> Camera:
     """Camera of the window of `image_size` whose first pixel is (left, top).
 
@@ -153,6 +157,7 @@ def crop(camera: Camera, top: int, left: int, image_size: tuple[int, int]) -> Ca
     return replace(moved, image_size=_checked_size(image_size))
 
 
+@full_precision
 def downsample(camera: Camera, factor: int) -> Camera:
     """Camera of the image averaged over blocks of factor x factor pixels.
 
@@ -164,6 +169,7 @@ def downsample(camera: Camera, factor: int) -> Camera:
     return replace(pooled, image_size=(-(-rows // factor), -(-columns // factor)))
 
 
+@full_precision
 def rescale(camera: Camera, image_size: tuple[int, int]) -> Camera:
     """Camera of the same field of view, edge to edge, sampled by `image_size` pixels."""
     rows, columns = _checked_size(image_size)
@@ -172,6 +178,7 @@ def rescale(camera: Camera, image_size: tuple[int, int]) -> Camera:
     return replace(scaled, image_size=(rows, columns))
 
 
+@full_precision
 def window(
     camera: Camera, corner: Float[Array, "2"], side: Float[Array, ""], pixels: int
 ) -> Camera:
@@ -190,16 +197,19 @@ def window(
     return replace(camera, intrinsic=move @ camera.intrinsic, image_size=(pixels, pixels))
 
 
+@full_precision
 def flip_horizontal(camera: Camera) -> Camera:
     """Camera of the image with its columns in reverse order."""
     return _left_multiply(camera, _affine_2d(-1.0, 1.0, camera.image_size[1] - 1.0, 0.0))
 
 
+@full_precision
 def flip_vertical(camera: Camera) -> Camera:
     """Camera of the image with its rows in reverse order."""
     return _left_multiply(camera, _affine_2d(1.0, -1.0, 0.0, camera.image_size[0] - 1.0))
 
 
+@full_precision
 def to_projection(camera: Camera, pose: jaxlie.SE3) -> Float[Array, "3 4"]:
     """Projection matrix K [R | t]: homogeneous pixel (u, v, 1) from world point [mm]."""
     return jnp.matmul(camera.intrinsic, pose.as_matrix()[:3], precision="highest")

@@ -108,7 +108,7 @@ def from_diffdrr(
     Raises:
         InputError: An unknown orientation.
     """
-    matrix = _rigid("matrix", matrix)
+    matrix = _rigid("matrix", matrix, mirror=True)
     reorient = _reorient(orientation)
     linear = _product(matrix[:3, :3], reorient)
     sign = _determinant_sign(linear)
@@ -148,7 +148,7 @@ def to_diffdrr(
 
 def from_nanodrr(rt_inv: ArrayLike) -> MirroredPose:
     """Pose of nanodrr's `rt_inv`, world from camera; its PA views have determinant -1."""
-    matrix = _rigid("rt_inv", rt_inv)
+    matrix = _rigid("rt_inv", rt_inv, mirror=True)
     sign = _determinant_sign(matrix[:3, :3])
     axes = matrix[:3, :3] * jnp.stack([sign, jnp.ones_like(sign), jnp.ones_like(sign)])
     return MirroredPose(_pose_of_source(axes, matrix[:3, 3]), sign < 0)
@@ -302,8 +302,10 @@ def _reorient(orientation: Orientation) -> Float[Array, "3 3"]:
     return jnp.asarray(_REORIENT[orientation])
 
 
-def _rigid(name: str, value: ArrayLike) -> Float[Array, "n n"]:
-    """Array of a matrix of which the caller may be sure that its 3 x 3 part is orthogonal.
+def _rigid(name: str, value: ArrayLike, *, mirror: bool = False) -> Float[Array, "n n"]:
+    """Array of a matrix of which the caller may be sure that its 3 x 3 part is a rotation.
+
+    With `mirror` it may be a reflection too.
 
     Inside compiled code there are no values to look at, and nothing is checked.
     """
@@ -317,6 +319,13 @@ def _rigid(name: str, value: ArrayLike) -> Float[Array, "n n"]:
                 f"{matrix.tolist()}",
                 "a finite matrix whose 3 x 3 part is orthogonal",
                 "remove scale and shear; pass one matrix at a time (jax.vmap for more)",
+            )
+        if not mirror and np.linalg.det(linear) < 0:
+            raise InputError(
+                name,
+                "a matrix that mirrors (determinant below 0)",
+                "a proper rotation",
+                "mirror the image instead: Camera with mirrored=True",
             )
     return jnp.asarray(value, float)
 

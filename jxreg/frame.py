@@ -57,7 +57,8 @@ def add_scatter(
     Returns:
         -log((exp(-A) + s) / (1 + s)): attenuation against air with the same scatter.
     """
-    return -jnp.log((jnp.exp(-image) + fraction) / (1 + fraction))
+    # Through logarithms, since exp(-A) of metal is 0 in float32.
+    return jnp.log1p(fraction) - jnp.logaddexp(-image, jnp.log(jnp.asarray(fraction, image.dtype)))
 
 
 def crop(frame: Frame, top: int, left: int, image_size: tuple[int, int]) -> Frame:

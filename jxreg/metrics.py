@@ -27,6 +27,7 @@ from jxreg.camera import Camera
 from jxreg.convention import Orientation, to_diffdrr
 from jxreg.lie import log, safe_norm
 from jxreg.pose import Point
+from jxreg.precision import full_precision
 
 _Z_95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
@@ -52,6 +53,7 @@ class Rate(NamedTuple):
     """Upper bound."""
 
 
+@full_precision
 def mtre(estimate: SE3, truth: SE3, landmarks: Float[Array, "n 3"]) -> Float[Array, ""]:
     """Mean target registration error in the camera frame [mm].
 
@@ -65,6 +67,7 @@ def mtre(estimate: SE3, truth: SE3, landmarks: Float[Array, "n 3"]) -> Float[Arr
     return _mean_length(estimate.apply(landmarks) - truth.apply(landmarks))
 
 
+@full_precision
 def mrpd(estimate: SE3, truth: SE3, landmarks: Float[Array, "n 3"]) -> Float[Array, ""]:
     """Mean reprojection distance [mm]: of the estimated points from the true rays.
 
@@ -89,6 +92,7 @@ def mrpd(estimate: SE3, truth: SE3, landmarks: Float[Array, "n 3"]) -> Float[Arr
     return _mean_length(jnp.where(in_front[:, None], across, points))
 
 
+@full_precision
 def mpd(
     estimate: SE3, truth: SE3, landmarks: Float[Array, "n 3"], camera: Camera
 ) -> Float[Array, ""]:
@@ -110,6 +114,7 @@ def mpd(
     return _mean_where(seen & seen_truly, points - targets)
 
 
+@full_precision
 def mrpe(
     estimate: SE3, truth: SE3, landmarks: Float[Array, "n 3"], camera: Camera
 ) -> Float[Array, ""]:
@@ -133,6 +138,7 @@ def mrpe(
     return _mean_where(seen & seen_truly, moved)
 
 
+@full_precision
 def xvr_mtre(
     estimate: SE3,
     truth: SE3,
@@ -162,6 +168,7 @@ def xvr_mtre(
     return _mean_length(moved + difference[:3, 3])
 
 
+@full_precision
 def axis_errors(estimate: SE3, truth: SE3, isocenter: Point) -> AxisErrors:
     """Error about and along each axis of the true camera.
 

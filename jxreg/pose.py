@@ -21,6 +21,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from jxreg.errors import InputError
 from jxreg.lie import displacement, exp, log, safe_norm
+from jxreg.precision import full_precision
 
 Point = ArrayLike | Sequence[ArrayLike]
 """Coordinates, as an array or as any sequence of numbers."""
@@ -44,6 +45,7 @@ class CArm(NamedTuple):
     """Where the volume's isocenter lies in camera axes, from (0, 0, source_to_isocenter) [mm]."""
 
 
+@full_precision
 def from_carm(
     primary_degrees: ArrayLike = 0.0,
     secondary_degrees: ArrayLike = 0.0,
@@ -87,6 +89,7 @@ def from_carm(
     return SE3.from_rotation_and_translation(rotation, target - rotation.apply(isocenter))
 
 
+@full_precision
 def to_carm(pose: SE3, *, source_to_isocenter: ArrayLike, isocenter: Point) -> CArm:
     """Angles and offset of a pose: the inverse of `from_carm`.
 
@@ -113,6 +116,7 @@ def to_carm(pose: SE3, *, source_to_isocenter: ArrayLike, isocenter: Point) -> C
     )
 
 
+@full_precision
 def perturb(pose: SE3, twist: Float[Array, "6"], pivot: Point) -> SE3:
     """Move a pose by a twist about a point.
 
@@ -132,6 +136,7 @@ def perturb(pose: SE3, twist: Float[Array, "6"], pivot: Point) -> SE3:
     )
 
 
+@full_precision
 def twist_between(start: SE3, end: SE3, pivot: Point) -> Float[Array, "6"]:
     """Twist that moves one pose to another: `perturb(start, twist, pivot)` is `end`.
 
@@ -146,6 +151,7 @@ def twist_between(start: SE3, end: SE3, pivot: Point) -> Float[Array, "6"]:
     return log(SE3.from_rotation_and_translation(rotation, translation))
 
 
+@full_precision
 def interpolate(first: SE3, second: SE3, fraction: ArrayLike) -> SE3:
     """Pose on the shortest path (one screw motion) from the first (0) to the second (1)."""
     origin = jnp.zeros(3)  # every pivot gives the same path
@@ -153,12 +159,14 @@ def interpolate(first: SE3, second: SE3, fraction: ArrayLike) -> SE3:
     return perturb(first, twist, origin)
 
 
+@full_precision
 def rotation_angle(first: SE3, second: SE3) -> Float[Array, ""]:
     """Angle between two orientations [rad], in [0, pi]; its gradient at zero is zero."""
     wxyz = (second.rotation() @ first.rotation().inverse()).wxyz
     return 2 * jnp.arctan2(safe_norm(wxyz[1:]), jnp.abs(wxyz[0]))
 
 
+@full_precision
 def rotation_arc(first: SE3, second: SE3, radius: ArrayLike) -> Float[Array, ""]:
     """Rotation between two poses as an arc length: radius times angle [mm].
 
@@ -170,6 +178,7 @@ def rotation_arc(first: SE3, second: SE3, radius: ArrayLike) -> Float[Array, ""]
     return jnp.asarray(radius) * rotation_angle(first, second)
 
 
+@full_precision
 def double_geodesic(
     first: SE3, second: SE3, pivot: Point, *, radius: ArrayLike
 ) -> Float[Array, ""]:
@@ -190,6 +199,7 @@ def double_geodesic(
     return safe_norm(jnp.append(second.apply(pivot) - first.apply(pivot), arc))
 
 
+@full_precision
 def log_geodesic(first: SE3, second: SE3, *, radius: ArrayLike = 1.0) -> Float[Array, ""]:
     """Length of the twist that moves one camera to the other about the source.
 
@@ -205,6 +215,7 @@ def log_geodesic(first: SE3, second: SE3, *, radius: ArrayLike = 1.0) -> Float[A
     return safe_norm(jnp.append(twist[:3], jnp.asarray(radius) * twist[3:]))
 
 
+@full_precision
 def random_carm(
     key: PRNGKeyArray,
     *,
@@ -232,6 +243,7 @@ def random_carm(
     )
 
 
+@full_precision
 def random_twist(
     key: PRNGKeyArray, pose: SE3, pivot: Point, scale: Point, mean: Point = (0.0,) * 6
 ) -> SE3:
@@ -250,6 +262,7 @@ def random_twist(
     return perturb(pose, _gaussian(key, pose, scale, mean), pivot)
 
 
+@full_precision
 def random_offset(
     key: PRNGKeyArray, pose: SE3, pivot: Point, scale: Point, mean: Point = (0.0,) * 6
 ) -> SE3:
@@ -263,6 +276,7 @@ def random_offset(
     return SE3.from_translation(drawn[:3]) @ turned
 
 
+@full_precision
 def random_mixture(
     key: PRNGKeyArray,
     samplers: Sequence[Callable[[PRNGKeyArray], SE3]],

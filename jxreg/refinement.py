@@ -87,7 +87,7 @@ def refine(
         return jax.value_and_grad(at)(jnp.zeros_like(scale))
 
     def body(carry):
-        count, pose, gradient, state, best, since, trace = carry
+        count, pose, gradient, state, best, since, trace, _ = carry
         update, state = optimizer.update(-gradient, state)
         update = jnp.asarray(update)
         pose = perturb(pose, scale * update, pivot)
@@ -96,17 +96,18 @@ def refine(
         best = _select(value > best[1], (pose, value), best)
         since = jnp.where(gained, 0, since + 1)
         trace = _record(trace, count, value, jnp.linalg.norm(update), pose)
-        return count + 1, pose, gradient, state, best, since, trace
+        return count + 1, pose, gradient, state, best, since, trace, value
 
     def going(carry):
-        count, _, gradient, _, _, since, _ = carry
-        return (count < steps) & (since < patience) & jnp.isfinite(gradient).all()
+        count, _, gradient, _, _, since, _, value = carry
+        finite = jnp.isfinite(gradient).all() & jnp.isfinite(value)
+        return (count < steps) & (since < patience) & finite
 
     value, gradient = evaluate(pose)
     trace = _empty_trace(steps, value, pose)
     state = optimizer.init(jnp.zeros_like(scale))
-    carry = (jnp.int32(0), pose, gradient, state, (pose, value), jnp.int32(0), trace)
-    count, _, _, _, (pose, value), _, trace = jax.lax.while_loop(going, body, carry)
+    carry = (jnp.int32(0), pose, gradient, state, (pose, value), jnp.int32(0), trace, value)
+    count, _, _, _, (pose, value), _, trace, _ = jax.lax.while_loop(going, body, carry)
     return Refined(pose, value, count, jnp.zeros((6, 6), scale.dtype), _fill(trace, count))
 
 
@@ -152,7 +153,7 @@ def levenberg_marquardt(
 
         r, push = jax.linearize(at, jnp.zeros_like(scale))
         jacobian = jax.vmap(push)(jnp.eye(6, dtype=scale.dtype))
-        return 0.5 * (r @ r), jacobian @ r, jacobian @ jacobian.T
+        return 0.5 * (r @ r), _product(jacobian, r), _product(jacobian, jacobian.T)
 
     def body(carry):
         count, trial_pose, length, pose, model, damping, trace = carry
@@ -161,6 +162,7 @@ def levenberg_marquardt(
         better = first | (trial[0] < model[0])  # False for NaN
         pose, model = _select(better, (trial_pose, trial), (pose, model))
         damping = jnp.where(first, damping, damping * jnp.where(better, 0.3, 4.0))
+        trace = jax.tree.map(lambda x, y: jnp.where(first, x, y), _start(trace, trial[0]), trace)
         trace = _record(trace, count - 1, model[0], jnp.where(better, length, 0.0), pose)
         step = -_solve(model[2], model[1], damping)
         trial_pose = perturb(pose, scale * step, pivot)
@@ -201,6 +203,10 @@ def _scale(translation: float, rotation: float, pose: jaxlie.SE3) -> Float[Array
     return jnp.array(scale, pose.wxyz_xyz.dtype)
 
 
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
 def _flat(residuals) -> Float[Array, " n"]:
     return jnp.concatenate([jnp.ravel(r) for r in jax.tree.leaves(residuals)])
 
@@ -223,7 +229,14 @@ def _empty_trace(steps: int, value, pose: jaxlie.SE3) -> RefineTrace:
     return RefineTrace(jnp.full_like(zeros, value), zeros, poses)
 
 
+def _start(trace: RefineTrace, value) -> RefineTrace:
+    """The trace of a search that has evaluated its start and no step yet."""
+    return trace._replace(value=jnp.full_like(trace.value, value))
+
+
 def _record(trace: RefineTrace, count, value, length, pose: jaxlie.SE3) -> RefineTrace:
+    """Writes an entry; one before the first is dropped."""
+    count = jnp.where(count < 0, trace.value.shape[0], count)
     entry = RefineTrace(value, length, pose)
     return jax.tree.map(lambda all_, one: all_.at[count].set(one, mode="drop"), trace, entry)
 

@@ -16,6 +16,7 @@ from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
 from jxreg.frame import Frame, valid_mask
 from jxreg.pose import from_carm
+from jxreg.precision import full_precision
 from jxreg.refinement import RefineTrace
 from jxreg.verdict import Evidence, Status, Thresholds, judge
 from jxreg.volume import Volume
@@ -126,6 +127,7 @@ def initial_pose(volume: Volume, frame: Frame) -> jaxlie.SE3:
 
 
 @functools.partial(jax.jit, static_argnames="config")
+@full_precision
 def _register(
     volume: Volume, frame: Frame, start: jaxlie.SE3, config: RegisterConfig
 ) -> Registration:
@@ -151,10 +153,11 @@ def _register(
         kept=_fraction(last.mask, last.shadow),
         similarity=last.similarity,
         initial_similarity=first.similarity,
-        last_step=_last_step(volume, trace),
+        last_step=_last_step(volume, start, trace),
     )
     status = judge(evidence, config.thresholds)
-    nothing = jnp.isin(status, jnp.array([Status.NON_FINITE, Status.NO_SIGNAL]))
+    hopeless = (Status.NON_FINITE, Status.NO_SIGNAL, Status.OUT_OF_VIEW)
+    nothing = jnp.isin(status, jnp.array(hopeless))
     pose = jax.tree.map(lambda a, b: jnp.where(nothing, a, b), start, pose)
     return Registration(
         pose,
@@ -173,9 +176,10 @@ def _trace(trace: RefineTrace, number: int) -> Trace:
     return Trace(trace.value, trace.step_length, level, trace.pose)
 
 
-def _last_step(volume: Volume, trace: Trace) -> Float[Array, ""]:
-    """How far the very last step went, in the units of `STEP`; 0 if the search stopped before."""
-    before, after = (jax.tree.map(lambda x, i=i: x[i], trace.pose) for i in (-2, -1))
+def _last_step(volume: Volume, start: jaxlie.SE3, trace: Trace) -> Float[Array, ""]:
+    """How far the last step went, in the units of `STEP`; 0 if there was none or it was refused."""
+    path = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, trace.pose)
+    before, after = (jax.tree.map(lambda x, i=i: x[i], path) for i in (-2, -1))
     return jnp.linalg.norm(alignment.departure(before, after, volume.isocenter, STEP))
 
 

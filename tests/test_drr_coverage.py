@@ -54,7 +54,7 @@ def test_the_faces_that_the_trunk_touches_are_cut(first, last, pyramid_mm):
 
 def test_a_table_at_the_side_is_no_cut():
     volume = trunk(begins_at=4, ends_at=19)
-    volume = replace(volume, mu=volume.mu.at[:, 0].set(MU_WATER))
+    volume = replace(volume, mu=volume.mu.at[:5, 0].set(MU_WATER))  # 5 voxels against 113
     assert not np.array(faces_of(volume)).any()
 
 

@@ -7,6 +7,7 @@ by one-sided differences that do not agree.
 """
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -147,6 +148,28 @@ def test_the_gradient_of_the_volume_against_central_differences(kind):
     gradient, difference, along = both(mu)
     assert float(jnp.vdot(gradient, direction)) == pytest.approx(float(difference), rel=1e-5)
     assert float(along) == pytest.approx(float(difference), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_the_volume_batch_over_poses_and_volumes(kind):
+    """Vmap of grad, over poses, volumes and both; and grad of a sum over views."""
+    volume, camera, _ = scene()
+    poses = jnp.stack([jnp.asarray(STARTS["moved"]), jnp.asarray(STARTS["here"])])
+    volumes = jnp.stack([volume.mu, volume.mu**2 * 30])
+
+    def loss(mu, start):
+        return (image(kind, jnp.zeros(PARAMETERS), start, replace(volume, mu=mu)) ** 2).sum()
+
+    grad = jax.grad(loss)
+    one = jax.jit(grad)
+    first, second = (one(volume.mu, start) for start in poses)
+    batch = jax.jit(jax.vmap(grad, (None, 0)))(volume.mu, poses)
+    np.testing.assert_allclose(batch, jnp.stack([first, second]), rtol=1e-10, atol=1e-12)
+    both = jax.jit(jax.vmap(grad))(volumes, poses[:1].repeat(2, 0))
+    np.testing.assert_allclose(both[0], first, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(both[1], one(volumes[1], poses[0]), rtol=1e-10, atol=1e-12)
+    summed = jax.jit(jax.grad(lambda mu: jax.vmap(loss, (None, 0))(mu, poses).sum()))
+    np.testing.assert_allclose(summed(volume.mu), first + second, rtol=1e-10, atol=1e-12)
 
 
 def temporary_bytes(function, *arguments) -> int:

@@ -176,3 +176,12 @@ def test_pixels_that_are_not_finite_are_invalid():
     mask = np.array(frames.valid_mask(before))
     assert mask[3, 4] == mask[5, 6] == 0
     assert mask.sum() == mask.size - 2
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.3])
+def test_scatter_is_added_to_the_signal_of_the_beam(fraction):
+    image = jnp.array([[0.0, 0.5], [4.0, 90.0]])  # the last one is metal: exp(-90) is 0 in float32
+    exact = -np.log((np.exp(-np.array(image, np.float64)) + fraction) / (1 + fraction))
+    np.testing.assert_allclose(frames.add_scatter(image, fraction), exact, rtol=1e-5, atol=1e-6)
+    slope = jax.grad(lambda x: frames.add_scatter(x, jnp.array(fraction)).sum())(image)
+    assert jnp.isfinite(slope).all()

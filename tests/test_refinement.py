@@ -16,6 +16,9 @@ SEEN = TRUTH.apply(POINTS)
 START = perturb(TRUTH, jnp.array([12.0, -7.0, 25.0, 0.1, -0.15, 0.08]), PIVOT)
 
 
+ADAM = optax.adam(0.1)
+
+
 def residuals(pose):
     return {"points": (pose.apply(POINTS) - SEEN) / 10}
 
@@ -120,3 +123,18 @@ def test_a_lane_of_nan_stops_and_leaves_the_others_alone(solver):
         assert np.array_equal(clean.pose.wxyz_xyz[lane], broken.pose.wxyz_xyz[lane])
     assert np.array_equal(broken.pose.wxyz_xyz[1], START.wxyz_xyz)
     assert not np.isfinite(broken.value[1])
+
+
+@pytest.mark.parametrize("start", [TRUTH, jax.tree.map(lambda x: x * jnp.nan, TRUTH)])
+def test_a_search_that_takes_no_step_traces_its_start(start):
+    """At the answer, or at no place at all: the value is the start's, not zero."""
+    found = levenberg_marquardt(residuals, start, pivot=PIVOT, steps=3, tolerance=jnp.inf)
+    at_start = 0.5 * jnp.sum(residuals(start)["points"] ** 2)
+    np.testing.assert_allclose(found.trace.value, at_start, atol=1e-9)
+    assert int(found.steps) == 0
+    np.testing.assert_array_equal(found.trace.step_length, 0)
+
+
+def test_a_similarity_that_is_not_finite_ends_the_climb():
+    found = refine(lambda pose: jnp.nan * similarity(pose), START, ADAM, pivot=PIVOT, steps=5)
+    assert int(found.steps) == 0

@@ -86,7 +86,8 @@ def test_noise_is_not_ok(batch):
 
 def test_without_signal_the_start_comes_back(batch):
     results, starts = batch
-    for name, lane in (("black", 2), ("constant", 3), ("nan image", 4)):
+    lanes = (("black", 2), ("constant", 3), ("nan image", 4), ("out of view", 6))
+    for name, lane in lanes:
         assert np.array_equal(results[name].pose.wxyz_xyz, starts.wxyz_xyz[lane])
 
 

@@ -149,14 +149,24 @@ def test_crop_air_of_air_is_the_same():
 
 @pytest.mark.parametrize("factors", [(2, 2, 2), (3, 1, 2), (4, 7, 20), (1, 1, 1)])
 def test_pooling_keeps_mass_and_place(factors):
-    """Odd remainders are filled with air, so that no mass is lost."""
-    volume = plain()
+    """The last slices are air here; a remainder is filled with copies of them."""
+    inner = np.zeros(SHAPE)
+    inner[:-1, :-1, :-1] = 1
+    volume = plain(noise() * inner)
     pooled = volumes.pool(volume, factors)
     assert pooled.mu.shape == tuple(-(-n // f) for n, f in zip(SHAPE, factors, strict=True))
     assert mass(pooled) == pytest.approx(mass(volume), rel=1e-12)
     middle_of_block = np.array([2, 0, 1]) * factors + (np.array(factors) - 1) / 2
     np.testing.assert_allclose(world(pooled, [2, 0, 1]), world(volume, middle_of_block), atol=1e-11)
     np.testing.assert_array_equal(pooled.isocenter, volume.isocenter)
+
+
+def test_a_remainder_keeps_the_attenuation_of_the_last_slice():
+    """A face that cuts through the anatomy must not fade at coarse levels."""
+    volume = Volume.from_array(np.full((9, 8, 8), 0.02), np.eye(4), pyramid_mm=())
+    pooled = volumes.pool(volume, (8, 8, 8))
+    np.testing.assert_allclose(pooled.mu, 0.02, rtol=1e-6)
+    assert pooled.mu.shape == (2, 1, 1)
 
 
 def test_a_pooled_voxel_is_the_mean_of_its_block():
@@ -190,8 +200,8 @@ def test_the_pyramid_lies_where_the_volume_lies():
 
 def test_a_crop_rebuilds_the_pyramid():
     volume = plain(noise((12, 12, 12)), np.diag([1.0, 1.0, 1.0, 1.0]), pyramid_mm=(3.0, 6.0))
-    cropped = volumes.crop(volume, (0, 0, 3), (12, 12, 12))
-    assert [v.mu.shape for v in cropped.coarser] == [(4, 4, 3), (2, 2, 2)]
+    cropped = volumes.crop(volume, (0, 0, 6), (12, 12, 12))
+    assert [v.mu.shape for v in cropped.coarser] == [(4, 4, 2), (2, 2, 1)]
     for level in cropped.coarser:
         assert mass(level) == pytest.approx(mass(cropped), rel=1e-12)
 

@@ -17,8 +17,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero, linear_call
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int, PyTree
+
+from jxreg.drr.linear import linear
 
 
 class LineRays(NamedTuple):
@@ -73,7 +75,7 @@ def _linear_sum(march: March, mu_dot: Float[Array, "c x y z"], rays: LineRays):
     def transposed(rays, cotangent):
         return march.transpose(cotangent, rays, (nx, ny, nz))
 
-    return linear_call(forward, transposed, rays, mu_dot)
+    return linear(forward, transposed, rays, mu_dot)
 
 
 def _is_zero(tangent) -> bool:

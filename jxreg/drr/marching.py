@@ -4,6 +4,7 @@ The field is trilinear between voxel centres and falls to zero (air) within one 
 grid. Each ray is cut to that support and divided into equal steps no longer than the wanted one.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from jxreg.drr.line import LineRays, March, line_sum
 from jxreg.drr.rays import VoxelRays, clip_to_box
+from jxreg.errors import InputError
 from jxreg.volume import Volume, spacing
 
 UNROLL = 4  # samples a loop turn: fewer turns, and enough work in each for XLA to use all cores
@@ -23,7 +25,13 @@ def trilinear(step_mm: float | None = None) -> Integrate:
     """Ray marching with steps of at most `step_mm`; by default the smallest voxel spacing.
 
     The error of the midpoint rule falls with the square of the step.
+
+    Raises:
+        InputError: The step is not positive and finite.
     """
+    if step_mm is not None and not 0 < step_mm < math.inf:
+        found = f"a step of {step_mm:g} mm"
+        raise InputError("step_mm", found, "a positive length", "leave it out for one voxel")
 
     def integrate(volume: Volume, rays: VoxelRays) -> Float[Array, "c n"]:
         step = spacing(volume.affine).min() if step_mm is None else step_mm

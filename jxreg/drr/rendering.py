@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 from jxreg.camera import Camera, pixel_grid
 from jxreg.drr.marching import Integrate, trilinear
 from jxreg.drr.rays import voxel_rays
+from jxreg.precision import full_precision
 from jxreg.volume import Volume
 
 
@@ -27,6 +28,7 @@ def render(
     return values.reshape(*values.shape[:-1], *camera.image_size)
 
 
+@full_precision
 def render_rays(
     volume: Volume,
     camera: Camera,

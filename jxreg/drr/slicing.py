@@ -41,7 +41,8 @@ def joseph(extruded: Bool[Array, "2 3"] | None = None) -> Integrate:
 
     Args:
         extruded: Faces of the grid (first, last; by axis) beyond which the volume goes on as the
-            face itself rather than as air (see `coverage.cut_faces`); by default none.
+            face itself rather than as air (see `coverage.cut_faces`); by default none. Faces
+            across the main direction of the image stay air.
     """
 
     def integrate(volume: Volume, rays: VoxelRays) -> Float[Array, "c n"]:

@@ -43,7 +43,10 @@ def test_register_for_real_and_twice_at_once(inputs, tmp_path, capsys):
         np.testing.assert_allclose(
             load_tfm(tmp_path / name / "pose.tfm").as_matrix(), matrix, atol=1e-3
         )
-        assert load_frames(tmp_path / name / "drr.png", camera=inputs / "a.json") is not None
+        drr = load_frames(tmp_path / name / "drr.png", camera=inputs / "a.json").image[0]
+        exact = np.load(tmp_path / name / "drr.npy")
+        np.testing.assert_allclose(drr, exact, atol=np.ptp(exact) / 65535)
+        assert np.corrcoef(np.ravel(drr), np.load(inputs / "a.npy").ravel())[0, 1] > 0.99
     # the same image in two lanes of one vmap
     assert records[0]["camera_from_world"] == records[1]["camera_from_world"]
     assert (tmp_path / "index.html").read_text().count("report.html") == 2
@@ -139,6 +142,49 @@ def test_configuration_round_trips(tmp_path):
         path.write_text(wrong)
         with pytest.raises(InputError):
             read_config(path)
+
+
+def test_one_similarity_for_all_levels_comes_from_a_file(tmp_path):
+    from jxreg.cli.outputs import config_entries, level_names
+
+    path = tmp_path / "config.json"
+    path.write_text('{"similarity": "ncc"}')
+    config = read_config(path)
+    assert config == REGISTER.RegisterConfig(similarity="ncc")
+    assert all(name.endswith(" px, ncc") for name in level_names(config))
+    path.write_text(json.dumps(config_entries(config)))
+    assert read_config(path) == config
+
+
+@pytest.mark.parametrize(
+    "entries, told",
+    [
+        ({"similarity": "nonsense"}, "nonsense"),
+        ({"similarity": 3}, "similarity = 3"),
+        ({"levels": []}, "one level or more"),
+        ({"levels": [3]}, "unknown"),
+        ({"levels": [{"similarity": "nonsense"}]}, "gradient_correlation"),
+        ({"levels": [{"similarity": None}]}, "similarity = None"),
+        ({"levels": [{"pixels": 48}, {"pixels": 128}]}, "divisor"),
+        ({"levels": [{"pixels": 0}]}, "pixels = 0"),
+        ({"levels": [{"pixels": 32.0}]}, "pixels = 32.0"),
+        ({"levels": [{"rounds": 0}]}, "rounds = 0"),
+        ({"format": "jxreg-registration"}, "unknown"),
+    ],
+)
+def test_configurations_that_cannot_run_are_refused(
+    entries, told, inputs, tmp_path, fake_register, capsys
+):
+    fake_register()
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(entries))
+    words = [str(inputs / "ct.nii.gz"), str(inputs / "a.npy"), "--pose", str(inputs / "start.json")]
+    words += ["--config", str(path), "--out", str(tmp_path / "out")]
+    assert main(["register", *words]) == 3
+    shown = capsys.readouterr().err
+    assert shown.count("error:") == 1
+    assert str(path) in shown
+    assert told in shown
 
 
 def test_names():

@@ -1,8 +1,9 @@
 """A configuration in JSON, and the dataclass that it fills."""
 
 import dataclasses
+import types
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     from jxreg.register import RegisterConfig
@@ -12,7 +13,8 @@ def read_config(path: Path | None) -> "RegisterConfig":
     """The configuration of a file, or the default one.
 
     Raises:
-        InputError: The file is not JSON, or has an unknown key or a value of the wrong kind.
+        InputError: The file is not JSON, or has an unknown key, a value of the wrong kind, or
+            levels that cannot be registered.
     """
     from jxreg.errors import InputError
     from jxreg.io.pose_file import read_json
@@ -25,31 +27,30 @@ def read_config(path: Path | None) -> "RegisterConfig":
         raise InputError(str(path), "no such file", expected, "check the path")
     entries = read_json(path, expected)
     if isinstance(entries, dict) and entries.get("format") == "jxreg-registration":
-        entries = entries["config"]
-    return _filled(RegisterConfig(), entries, str(path))
+        entries = entries.get("config")
+    config = _filled(RegisterConfig(), entries, str(path))
+    _check_levels(config, str(path))
+    return config
 
 
 def _filled(default: Any, entries: Any, subject: str) -> Any:
     """The dataclass with its fields replaced; lists of dataclasses are made anew."""
     from jxreg.errors import InputError
 
-    fields = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
-    unknown = set(entries) - set(fields) if isinstance(entries, dict) else {str(entries)[:40]}
+    kinds = get_type_hints(type(default))
+    unknown = set(entries) - set(kinds) if isinstance(entries, dict) else {str(entries)[:40]}
     if unknown:
         raise InputError(
-            subject, f"unknown {sorted(unknown)}", f"some of {sorted(fields)}", "correct the file"
+            subject, f"unknown {sorted(unknown)}", f"some of {sorted(kinds)}", "correct the file"
         )
     changes = {}
     for name, value in entries.items():
-        old = fields[name]
+        old = getattr(default, name)
         if dataclasses.is_dataclass(old):
             changes[name] = _filled(old, value, subject)
-        elif isinstance(old, tuple) and isinstance(value, list) and old:
-            changes[name] = tuple(
-                _filled(old[0], item, subject) if dataclasses.is_dataclass(old[0]) else item
-                for item in value
-            )
-        elif _same_kind(old, value):
+        elif get_origin(kinds[name]) is tuple and isinstance(value, list):
+            changes[name] = tuple(_filled(old[0], item, subject) for item in value)
+        elif _is_of(kinds[name], value):
             changes[name] = value
         else:
             raise InputError(
@@ -58,7 +59,36 @@ def _filled(default: Any, entries: Any, subject: str) -> Any:
     return dataclasses.replace(default, **changes)
 
 
-def _same_kind(old: Any, value: Any) -> bool:
-    if isinstance(old, float):
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(old) is type(value)
+def _is_of(kind: Any, value: Any) -> bool:
+    """Whether a value of JSON is of a field's type; whole numbers are floats too."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return any(_is_of(option, value) for option in get_args(kind))
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is kind
+
+
+def _check_levels(config: "RegisterConfig", subject: str) -> None:
+    """Refuses levels that would fail while they are compiled.
+
+    Raises:
+        InputError: No level, an unknown similarity, or sizes that do not fit.
+    """
+    from jxreg.errors import InputError
+    from jxreg.similarity import SIMILARITIES
+
+    def refuse(found: str, expected: str):
+        raise InputError(subject, found, expected, "correct the file")
+
+    if not config.levels:
+        refuse("levels = []", "one level or more")
+    for name in (config.similarity, *(level.similarity for level in config.levels)):
+        if name is not None and name not in SIMILARITIES:
+            refuse(f"similarity = {name!r}", f"one of {sorted(SIMILARITIES)}")
+    largest = max(level.pixels for level in config.levels)
+    for level in config.levels:
+        for name, least in (("pixels", 1), ("voxels", 0), ("rounds", 1), ("steps", 1)):
+            if getattr(level, name) < least:
+                refuse(f"{name} = {getattr(level, name)}", f"at least {least}")
+        if largest % level.pixels:
+            refuse(f"pixels = {level.pixels}", f"a divisor of the largest level's {largest}")

@@ -39,7 +39,8 @@ def config_entries(config: "RegisterConfig") -> dict[str, Any]:
 def level_names(config: "RegisterConfig") -> tuple[str, ...]:
     """How the report calls the levels of the pyramid."""
     return tuple(
-        f"{level.pixels} px, {level.similarity.replace('_', ' ')}" for level in config.levels
+        f"{level.pixels} px, {(config.similarity or level.similarity).replace('_', ' ')}"
+        for level in config.levels
     )
 
 

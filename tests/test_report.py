@@ -174,6 +174,53 @@ def test_reasons_name_the_threshold():
     ]
 
 
+def test_reasons_for_what_is_out_of_view_or_still_moves():
+    config = {"thresholds": {"overlap": 0.25, "step_mm": 0.05}}
+    (told,) = a_record(
+        a_result(Status.OUT_OF_VIEW, coverage=jnp.float32(0.03)), config=config, title="x"
+    )["reasons"]
+    assert "covered 3 %" in told
+    assert "25 % of the volume must be on the image" in told
+    (told,) = a_record(a_result(Status.NOT_CONVERGED), config=config, title="x")["reasons"]
+    assert told.startswith("The last step was 0.10 mm long")
+    assert told.endswith("below 0.05 mm.")
+    for status in (Status.OUT_OF_VIEW, Status.NOT_CONVERGED):  # no limit known
+        assert len(a_record(a_result(status))["reasons"]) == 1
+    for status in (Status.OK, Status.NO_SIGNAL, Status.NON_FINITE):
+        assert a_record(a_result(status), config=config)["reasons"] == []
+
+
+def test_small_loss_is_no_reason():
+    from jxreg.verdict import Evidence, Thresholds, judge
+
+    def told(loss):
+        similarity = jnp.float32(0.8)
+        first = similarity + loss
+        evidence = Evidence(
+            jnp.bool_(True), jnp.float32(1), jnp.float32(1), jnp.float32(1), similarity, first,
+            jnp.float32(0),
+        )  # fmt: skip
+        result = a_result(Status.SUSPECT, similarity=similarity, initial_similarity=first)
+        return int(judge(evidence, Thresholds())), a_record(result)["reasons"]
+
+    assert told(words.TOLERATED_LOSS - 1e-3) == (Status.OK, [])
+    status, reasons = told(words.TOLERATED_LOSS + 1e-3)
+    assert status == Status.SUSPECT
+    assert len(reasons) == 1
+    (check,) = [c for c in words.checks(a_record()) if c.name == "Gain over the start"]
+    assert "0.02" in check.meaning
+
+
+def test_failures_say_that_the_pose_is_the_start():
+    for status in (Status.NO_SIGNAL, Status.OUT_OF_VIEW, Status.NON_FINITE):
+        assert (
+            "The pose shown is the start." in words.verdict(a_record(a_result(status))).explanation
+        )
+    page = report.report_html(a_record(), {})
+    assert "mostly that belief" in page
+    assert "curvature" not in page
+
+
 class _Tags(HTMLParser):
     def __init__(self):
         super().__init__()

@@ -56,19 +56,21 @@ _VERDICTS = {
         "bad",
         "Not registered: no signal",
         "The X-ray or the volume holds nothing to compare: an image that is constant, black or "
-        "saturated, or a volume of air.",
+        "saturated, or a volume of air. The pose shown is the start.",
         "Check the image file, its window and its mask, and the units of the volume.",
     ),
     "OUT_OF_VIEW": Verdict(
         "bad",
         "Not registered: the volume is out of view",
-        "From this pose the volume hardly meets the image.",
+        "The volume's shadow and the image hardly overlap, at the start or where the search went. "
+        "The pose shown is the start.",
         "Check the start: angles, distance from source to isocenter, and the isocenter.",
     ),
     "NON_FINITE": Verdict(
         "bad",
         "Not registered: numbers went out of range",
-        "The similarity or a step was not a finite number; the pose shown is the last good one.",
+        "The image, the volume, the start or the similarity was not finite. The pose shown is the "
+        "start.",
         "Look for broken pixels or voxels in the inputs, and for an impossible camera.",
     ),
     "NOT_CONVERGED": Verdict(
@@ -80,23 +82,58 @@ _VERDICTS = {
 }
 
 
+TOLERATED_LOSS = 0.02
+"""The verdict allows the similarity to fall this much below that of the start."""
+
+
 def verdict(record: Record) -> Verdict:
     """The answer for the status of a record."""
     return _VERDICTS[record["status"]]
 
 
 def reasons(record: Record) -> list[str]:
-    """Why a result is not OK, from the numbers and the thresholds of the configuration."""
-    if record["status"] == "OK":
+    """Why a result is not OK, from the numbers and the thresholds of the configuration.
+
+    An overlap is not in the record, so that out of view is told by the shadow's share of the image.
+    """
+    status, limits = record["status"], record["config"].get("thresholds", {})
+    if status == "OUT_OF_VIEW":
+        return _overlap_reason(record["coverage"], limits.get("overlap"))
+    if status == "NOT_CONVERGED":
+        return _step_reason(_last_step(record), limits.get("step_mm"))
+    return _doubts(record, limits) if status == "SUSPECT" else []
+
+
+def _overlap_reason(coverage: float | None, limit: float | None) -> list[str]:
+    if coverage is None:
         return []
-    limits = record["config"].get("thresholds", {})
+    found = f"At the end the shadow covered {_percent(coverage)} of the part that was compared."
+    if limit is None:
+        return [found]
+    least = _percent(limit)
+    return [
+        f"{found} At the start and at the end, {least} of the volume must be on the image, or "
+        f"{least} of the image in the shadow."
+    ]
+
+
+def _step_reason(step: float | None, limit: float | None) -> list[str]:
+    if step is None:
+        return []
+    found = f"The last step was {number(step, 2, ' mm')} long, counting 0.02 rad as 1 mm"
+    if limit is None:
+        return [f"{found}."]
+    return [f"{found}; with depth counted a tenth, it must be below {number(limit, 2, ' mm')}."]
+
+
+def _doubts(record: Record, limits: Mapping[str, float]) -> list[str]:
     found = []
     for key, name in (("similarity", "similarity"), ("kept", "fraction of usable pixels")):
         value, limit = record[key], limits.get(key)
         if value is not None and limit is not None and not value > limit:
             found.append(f"The {name} is {number(value, 2)}; it must be above {number(limit, 2)}.")
     gain = _minus(record["similarity"], record["initial_similarity"])
-    if gain is not None and gain < 0:
+    if gain is not None and gain < -TOLERATED_LOSS:
         found.append(f"The start matches better: the similarity fell by {number(-gain, 3)}.")
     return found
 
@@ -197,21 +234,24 @@ def key_figures(record: Record) -> list[tuple[str, str]]:
 def checks(record: Record) -> list[Check]:
     """The numbers behind the verdict."""
     coverage, kept = (_percent(record[key]) for key in ("coverage", "kept"))
-    steps = [s for s in record["trace"]["step_mm"] if s]
     gain = _minus(record["similarity"], record["initial_similarity"])
     angle = _norm(
         [record["standard_deviation"][k] for k in ("primary_degrees", "secondary_degrees")]
     )
     return [
         Check("Similarity", number(record["similarity"], 4), "1 is a perfect match"),
-        Check("Gain over the start", _change(gain, "", 4), "must not be negative"),
+        Check(
+            "Gain over the start",
+            _change(gain, "", 4),
+            f"a loss of more than {TOLERATED_LOSS} is doubtful",
+        ),
         Check("Shadow of the volume", coverage, "part of the image that it covers"),
         Check(
             "Pixels used",
             kept,
             "part of the shadow that is valid and not cut off by an end of the scan",
         ),
-        Check("Last step", number(steps[-1] if steps else None, 4, " mm"), "small: converged"),
+        Check("Last step", number(_last_step(record), 4, " mm"), "small: converged"),
         Check("Out-of-plane angles", f"±{number(angle, 2, '°')}", "one standard deviation"),
     ]
 
@@ -286,6 +326,11 @@ def _plus(a: float | None, b: float | None) -> float | None:
 
 def _norm(values: list[float | None]) -> float | None:
     return None if None in values else math.sqrt(sum(v * v for v in values if v is not None))
+
+
+def _last_step(record: Record) -> float | None:
+    steps = [step for step in record["trace"]["step_mm"] if step]
+    return steps[-1] if steps else None
 
 
 def _percent(value: float | None) -> str:

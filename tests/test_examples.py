@@ -65,7 +65,10 @@ def test_compare_similarities(monkeypatch, capsys):
 @pytest.mark.slow
 def test_real_wrist(monkeypatch, capsys, data_dir):
     shown = run(monkeypatch, capsys, "05", str(data_dir / "wrist-biplane-xray-ct"))
-    assert len(errors_of(shown)) == 2
+    errors = errors_of(shown)
+    assert len(errors) == 2
+    for before, after in errors:
+        assert after < before
 
 
 def test_real_wrist_is_skipped_without_data(monkeypatch, capsys, tmp_path):

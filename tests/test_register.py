@@ -34,7 +34,7 @@ def case():
 
 @pytest.fixture(scope="module")
 def batch(case):
-    """One compiled call over good and bad input, by name; and its starts."""
+    """One compiled call over good and bad input, by name; its starts; and good input alone."""
     volume, image, truth, start = case
     far = perturb(truth, jnp.array([900.0, 0, 0, 0, 0, 0]), volume.isocenter)
     nan = jax.tree.map(lambda x: x * jnp.nan, start)
@@ -50,10 +50,15 @@ def batch(case):
     }
     images = jnp.stack([i for i, _ in lanes.values()])
     starts = jax.tree.map(lambda *x: jnp.stack(x), *(s for _, s in lanes.values()))
-    run = jax.vmap(lambda i, s: register(volume, Frame(i, CAMERA), s, config=CONFIG))
+    run = jax.jit(jax.vmap(lambda i, s: register(volume, Frame(i, CAMERA), s, config=CONFIG)))
     results = run(images, starts)
+    fine = jnp.array([name in ("good", "other contrast") for name in lanes])
+    clean = run(
+        jnp.where(fine[:, None, None], images, image),
+        jax.tree.map(lambda x, one: jnp.where(fine[:, None], x, one), starts, start),
+    )
     by_name = {name: jax.tree.map(lambda x, k=k: x[k], results) for k, name in enumerate(lanes)}
-    return by_name, starts
+    return by_name, starts, clean
 
 
 @pytest.mark.parametrize("name", ["good", "other contrast"])
@@ -80,12 +85,21 @@ def test_bad_input_never_looks_like_success(batch, name, status):
     assert int(batch[0][name].status) == status
 
 
+def test_broken_lanes_leave_the_others_bit_equal(batch):
+    results, _, clean = batch
+    for lane, name in enumerate(("good", "other contrast")):
+        for broken, good in zip(
+            jax.tree.leaves(results[name]), jax.tree.leaves(clean), strict=True
+        ):
+            np.testing.assert_array_equal(broken, good[lane])
+
+
 def test_noise_is_not_ok(batch):
     assert int(batch[0]["noise"].status) in (Status.SUSPECT, Status.NOT_CONVERGED)
 
 
 def test_without_signal_the_start_comes_back(batch):
-    results, starts = batch
+    results, starts, _ = batch
     lanes = (("black", 2), ("constant", 3), ("nan image", 4), ("out of view", 6))
     for name, lane in lanes:
         assert np.array_equal(results[name].pose.wxyz_xyz, starts.wxyz_xyz[lane])

@@ -49,8 +49,8 @@ def run_register(
         xrays: X-ray images: DICOM (single or multi-frame), PNG, TIFF, NPY.
         out: Folder for the results.
         pose: The start.
-        camera: Geometry of images that do not tell it themselves; numbers overrule the header, or the
-            camera file beside the image.
+        camera: Geometry of images that do not tell it themselves; numbers overrule the header, or
+            the camera file beside the image.
         mirrored: Whether the display is mirrored, whatever the header or the camera file says;
             auto: what they say.
         intensity: What pixel values stand for: intensity that arrived, its log, or attenuation.

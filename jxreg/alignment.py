@@ -57,8 +57,8 @@ class Level:
     """A ray that misses this share of its tissue counts nothing, one that misses none counts 1."""
     scatter: bool = False
     """Whether the DRR gets the amount of scatter that explains the image best."""
-    margin: float = 0.04
-    """Pixels this near the volume's shadow are compared, as a fraction of the image's width."""
+    margin: int = 5
+    """Pixels this near the volume's shadow are compared; a bone alone needs them to find its way."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def _drr(scene: Scene, pose: jaxlie.SE3) -> Float[Array, "rows columns"]:
 def _usable(scene: Scene, level: Level, pose: jaxlie.SE3, image: Float[Array, "rows columns"]):
     """Weight of each pixel at a pose, and the volume's shadow alone."""
     camera = scene.frame.camera
-    shadow = silhouette(image, max(1, round(level.margin * level.pixels)))
+    shadow = silhouette(image, level.margin)
     rays = voxel_rays(scene.coarsest, camera, pose, pixel_grid(camera))
     missing = missing_share(scene.coarsest, rays, scene.cut).reshape(camera.image_size)
     complete = jnp.clip(1 - missing / level.missing, 0, 1)

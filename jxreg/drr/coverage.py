@@ -15,7 +15,7 @@ TISSUE = 0.25 * MU_WATER
 """Attenuation that counts as tissue [1/mm]."""
 
 
-def cut_faces(volume: Volume, fraction: float = 0.1) -> Bool[Array, "2 3"]:
+def cut_faces(volume: Volume, fraction: float = 0.25) -> Bool[Array, "2 3"]:
     """Which faces of the grid (first, last; by axis) cut through the anatomy.
 
     Only the two faces along the patient's length are asked: there a scan stops on purpose. At the

@@ -58,7 +58,7 @@ class Level:
     scatter: bool = False
     """Whether the DRR gets the amount of scatter that explains the image best."""
     margin: int = 5
-    """Pixels this near the volume's shadow are compared; a bone alone needs them to find its way."""
+    """Pixels this near the volume's shadow are compared: a lone bone needs some around it."""
 
 
 @dataclass(frozen=True)

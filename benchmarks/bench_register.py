@@ -28,6 +28,8 @@ from jxreg.verdict import Status
 CAMERA = jxreg.Camera.from_sdd(1020.0, (256, 256), (1.4, 1.4))
 VIEW = np.array([45.0, 20.0, 8.0])  # degrees
 OFFSET = 15.0  # mm
+BOUNDS = {"cropped": (0.90, 0.7), "whole": (0.95, 0.5)}
+"""Least success rate and largest median mTRE [mm] that are asked for."""
 START = np.array([10.0, 10.0, 30.0, *np.radians([5.0, 5.0, 5.0])])
 
 
@@ -143,7 +145,10 @@ def main() -> None:
         for crop in options.crops:
             rows = run(ct, cases, crop, config)
             line = summary(rows)
-            print(path.name, f"crop {crop:g} mm:", json.dumps(line), flush=True)
+            rate, mtre = BOUNDS["cropped" if crop else "whole"]
+            good = line["success_mrpd_1mm"] >= rate and line["median_mtre_mm"] <= mtre
+            asked = f"asked >= {rate:.0%}, <= {mtre} mm: {'pass' if good else 'FAIL'}"
+            print(path.name, f"crop {crop:g} mm:", json.dumps(line), asked, flush=True)
             entry = {"volume": path.name, "crop_mm": crop, **line, "rows": rows}
             report["runs"].append(entry)
             options.out.write_text(json.dumps(report, indent=1))

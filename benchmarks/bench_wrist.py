@@ -33,6 +33,8 @@ read_calibration = importlib.import_module("05_real_wrist").read_calibration
 
 BONES = {"radius": "rad", "ulna": "uln"}
 VIEWS = ("cam01", "cam02")
+ASKED = 0.7
+"""Least success rate that is asked for."""
 START = np.array([5.0, 5.0, 5.0, *np.radians([5.0, 5.0, 5.0])])
 
 
@@ -123,7 +125,9 @@ def main() -> None:
             print(bone, view, json.dumps(summary(rows)), flush=True)
             report["runs"].append({"bone": bone, "view": view, **summary(rows), "rows": rows})
             options.out.write_text(json.dumps(report, indent=1))
-    print("all", json.dumps(summary(everything)))
+    whole = summary(everything)
+    good = whole["success_mrpd_1mm"] >= ASKED
+    print("all", json.dumps(whole), f"asked >= {ASKED:.0%}: {'pass' if good else 'FAIL'}")
 
 
 if __name__ == "__main__":

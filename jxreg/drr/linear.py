@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, PyTree
@@ -41,7 +42,7 @@ def _apply(*items, forward, transposed):
 
 def _shape(*items, forward, transposed):
     made = jax.eval_shape(forward, *[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in items])
-    return jax.core.ShapedArray(made.shape, made.dtype)
+    return ShapedArray(made.shape, made.dtype)
 
 
 def _jvp(primals, tangents, *, forward, transposed):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("cli_inputs")
+pytest.register_assert_rewrite("cli_inputs", "refusal")
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +16,12 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real images are not here: no folder {folder} (set JXREG_DATA)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def float64():
+    """All of a test file in double precision: `pytestmark = pytest.mark.usefixtures("float64")`."""
+    import jax  # not before pytest has set up the runtime checks of types
+
+    with jax.enable_x64(True):
+        yield

@@ -21,10 +21,7 @@ project = jax.jit(project_points)
 examples = settings(max_examples=40, deadline=None)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def float64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def skewed(mirrored: bool = False, size=SIZE) -> Camera:

@@ -29,10 +29,7 @@ angles = st.tuples(*[st.floats(-89, 89, allow_subnormal=False)] * 3)
 carm = jax.jit(partial(from_carm, source_to_isocenter=700.0, isocenter=CENTER))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def float64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def detector(mirrored):

@@ -27,10 +27,7 @@ INTEGRATE = {
 KINDS = ("trilinear", "siddon", "joseph")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def float64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @functools.partial(jax.jit, static_argnums=3)

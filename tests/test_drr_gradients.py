@@ -27,10 +27,7 @@ PARAMETERS = 6 + 4 + 1
 SHAPE = (7, 8, 6)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def float64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def scene():

@@ -28,10 +28,7 @@ twists = st.tuples(*[st.floats(-1, 1, allow_subnormal=False)] * 6).map(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def float64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,7 @@ SHEARED = np.array(
 examples = settings(max_examples=30, deadline=None)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def float64():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def noise(shape=SHAPE, seed=0):

@@ -10,20 +10,18 @@ and cropped along the patient by 30 mm at each end. Landmarks are 200 random vox
 
 import argparse
 import json
-import platform
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from outcome import outcome, setting, summary
 from simulated_xray import materials, simulate
 
 import jxreg
 from jxreg import metrics, volume
-from jxreg.pose import from_carm, perturb, twist_between
-from jxreg.verdict import Status
+from jxreg.pose import from_carm, perturb
 
 CAMERA = jxreg.Camera.from_sdd(1020.0, (256, 256), (1.4, 1.4))
 VIEW = np.array([45.0, 20.0, 8.0])  # degrees
@@ -69,56 +67,25 @@ def bone_landmarks(ct: jxreg.Volume, count: int = 200):
     return jnp.asarray(index @ affine[:3, :3].T + affine[:3, 3], float)
 
 
-def run(ct: jxreg.Volume, cases, crop: float, config: jxreg.RegisterConfig) -> list[dict]:
+def run(ct: jxreg.Volume, cases, crop: float) -> list[dict]:
     """Registers every case to the CT cropped at both ends."""
     registered = crop_ends(ct, crop)
     landmarks = bone_landmarks(registered)
     rows = []
     for truth, image, start in cases:
         began = time.perf_counter()
-        result = jxreg.register(registered, jxreg.Frame(image, CAMERA), start, config=config)
+        result = jxreg.register(registered, jxreg.Frame(image, CAMERA), start)
         jax.block_until_ready(result)
-        error = twist_between(truth, result.pose, registered.isocenter)
+        seconds = time.perf_counter() - began
         rows.append(
             {
                 "start_mtre_mm": float(metrics.mtre(start, truth, landmarks)),
-                "mtre_mm": float(metrics.mtre(result.pose, truth, landmarks)),
-                "mrpd_mm": float(metrics.mrpd(result.pose, truth, landmarks)),
-                "depth_mm": float(error[2]),
-                "error_in_sigmas": in_sigmas(error, result.covariance),
-                "status": Status(int(result.status)).name,
-                "similarity": float(result.similarity),
+                **outcome(result, truth, landmarks, registered.isocenter),
                 "kept": float(result.kept),
-                "seconds": time.perf_counter() - began,
+                "seconds": seconds,
             }
         )
     return rows
-
-
-def in_sigmas(error, covariance) -> float:
-    """Root mean square of the six errors in standard deviations; 1 if the covariance is right."""
-    error, covariance = np.asarray(error, float), np.asarray(covariance, float)
-    return float(np.sqrt(error @ np.linalg.solve(covariance, error) / 6))
-
-
-def summary(rows: list[dict]) -> dict:
-    """Success rate with its interval, medians, and the confusion of the verdict."""
-    mrpd = np.array([row["mrpd_mm"] for row in rows])
-    ok = np.array([row["status"] == "OK" for row in rows])
-    rate = metrics.success_rate(jnp.asarray(mrpd, float), 1.0)
-    return {
-        "cases": len(rows),
-        "success_mrpd_1mm": float(rate.rate),
-        "success_interval_95": [float(rate.low), float(rate.high)],
-        "median_mtre_mm": float(np.median([row["mtre_mm"] for row in rows])),
-        "median_mrpd_mm": float(np.median(mrpd)),
-        "median_error_in_sigmas": float(np.median([row["error_in_sigmas"] for row in rows])),
-        "ok_and_good": int((ok & (mrpd < 1)).sum()),
-        "ok_and_bad": int((ok & (mrpd >= 2)).sum()),
-        "median_seconds_after_compiling": float(
-            np.median([row["seconds"] for row in rows[1:] or rows])
-        ),
-    }
 
 
 def main() -> None:
@@ -130,21 +97,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("bench_register.json"))
     options = parser.parse_args()
-    config = jxreg.RegisterConfig()
-    report = {
-        "protocol": __doc__,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
-        "jax": jax.__version__,
-        "config": repr(config),
-        "runs": [],
-    }
+    report = setting(__doc__)
     for path in options.volumes:
         ct = jxreg.load_volume(path, crop_air=False)
         cases = list(make_cases(ct, options.cases, options.seed))
         for crop in options.crops:
-            rows = run(ct, cases, crop, config)
-            line = summary(rows)
+            rows = run(ct, cases, crop)
+            seconds = [row["seconds"] for row in rows[1:] or rows]
+            line = {"cases": len(rows), **summary(rows)}
+            line["median_seconds_after_compiling"] = float(np.median(seconds))
             rate, mtre = BOUNDS["cropped" if crop else "whole"]
             good = line["success_mrpd_1mm"] >= rate and line["median_mtre_mm"] <= mtre
             asked = f"asked >= {rate:.0%}, <= {mtre} mm: {'pass' if good else 'FAIL'}"

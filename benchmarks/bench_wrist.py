@@ -10,23 +10,19 @@ was found from both views. Success: mRPD to the reference below 1 mm over 200 po
 import argparse
 import importlib
 import json
-import platform
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import nibabel
 import numpy as np
-from bench_register import in_sigmas
+from outcome import outcome, setting, summary
 from PIL import Image
 
 import jxreg
 from jxreg import frame as frame_
 from jxreg import metrics
-from jxreg.pose import from_matrix, perturb, twist_between
-from jxreg.verdict import Status
+from jxreg.pose import from_matrix, perturb
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "examples"))
 read_calibration = importlib.import_module("05_real_wrist").read_calibration
@@ -69,36 +65,13 @@ def run(folder: Path, bone: str, view: str, starts: int, seed: int) -> list[dict
     for _ in range(starts):
         start = perturb(truth, jnp.asarray(random.uniform(-START, START), float), volume.isocenter)
         result = jxreg.register(volume, frame, start)
-        error = twist_between(truth, result.pose, volume.isocenter)
         rows.append(
             {
-                "error_in_sigmas": in_sigmas(error, result.covariance),
-                "depth_mm": float(error[2]),
                 "start_mrpd_mm": float(metrics.mrpd(start, truth, points)),
-                "mrpd_mm": float(metrics.mrpd(result.pose, truth, points)),
-                "mtre_mm": float(metrics.mtre(result.pose, truth, points)),
-                "similarity": float(result.similarity),
-                "status": Status(int(result.status)).name,
+                **outcome(result, truth, points, volume.isocenter),
             }
         )
     return rows
-
-
-def summary(rows: list[dict]) -> dict:
-    """Success rate with its interval, medians, and what the verdict said of the bad ones."""
-    mrpd = np.array([row["mrpd_mm"] for row in rows])
-    ok = np.array([row["status"] == "OK" for row in rows])
-    rate = metrics.success_rate(jnp.asarray(mrpd, float), 1.0)
-    return {
-        "starts": len(rows),
-        "success_mrpd_1mm": float(rate.rate),
-        "success_interval_95": [float(rate.low), float(rate.high)],
-        "median_mrpd_mm": float(np.median(mrpd)),
-        "median_mtre_mm": float(np.median([row["mtre_mm"] for row in rows])),
-        "median_error_in_sigmas": float(np.median([row["error_in_sigmas"] for row in rows])),
-        "ok_and_good": int((ok & (mrpd < 1)).sum()),
-        "ok_and_bad": int((ok & (mrpd >= 2)).sum()),
-    }
 
 
 def main() -> None:
@@ -109,23 +82,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("bench_wrist.json"))
     options = parser.parse_args()
-    report = {
-        "protocol": __doc__,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
-        "jax": jax.__version__,
-        "config": repr(jxreg.RegisterConfig()),
-        "runs": [],
-    }
+    report = setting(__doc__)
     everything = []
     for bone in BONES:
         for view in VIEWS:
             rows = run(options.folder, bone, view, options.starts, options.seed)
             everything += rows
-            print(bone, view, json.dumps(summary(rows)), flush=True)
-            report["runs"].append({"bone": bone, "view": view, **summary(rows), "rows": rows})
+            line = {"starts": len(rows), **summary(rows)}
+            print(bone, view, json.dumps(line), flush=True)
+            report["runs"].append({"bone": bone, "view": view, **line, "rows": rows})
             options.out.write_text(json.dumps(report, indent=1))
-    whole = summary(everything)
+    whole = {"starts": len(everything), **summary(everything)}
     good = whole["success_mrpd_1mm"] >= ASKED
     print("all", json.dumps(whole), f"asked >= {ASKED:.0%}: {'pass' if good else 'FAIL'}")
 

@@ -1,0 +1,60 @@
+"""What the benchmarks of registration write down: a row for each case, rates, and the setting."""
+
+import platform
+from datetime import UTC, datetime
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jxreg
+from jxreg import metrics
+from jxreg.pose import twist_between
+from jxreg.verdict import Status
+
+
+def outcome(result: jxreg.Registration, truth, landmarks, isocenter) -> dict:
+    """Errors [mm] and verdict of one registration."""
+    error = twist_between(truth, result.pose, isocenter)
+    return {
+        "mtre_mm": float(metrics.mtre(result.pose, truth, landmarks)),
+        "mrpd_mm": float(metrics.mrpd(result.pose, truth, landmarks)),
+        "depth_mm": float(error[2]),
+        "error_in_sigmas": in_sigmas(error, result.covariance),
+        "status": Status(int(result.status)).name,
+        "similarity": float(result.similarity),
+    }
+
+
+def in_sigmas(error, covariance) -> float:
+    """Root mean square of the six errors in standard deviations; 1 if the covariance is right."""
+    error, covariance = np.asarray(error, float), np.asarray(covariance, float)
+    return float(np.sqrt(error @ np.linalg.solve(covariance, error) / 6))
+
+
+def summary(rows: list[dict]) -> dict:
+    """Success rate with its interval, medians, and the confusion of the verdict."""
+    mrpd = np.array([row["mrpd_mm"] for row in rows])
+    ok = np.array([row["status"] == "OK" for row in rows])
+    rate = metrics.success_rate(jnp.asarray(mrpd, float), 1.0)
+    return {
+        "success_mrpd_1mm": float(rate.rate),
+        "success_interval_95": [float(rate.low), float(rate.high)],
+        "median_mtre_mm": float(np.median([row["mtre_mm"] for row in rows])),
+        "median_mrpd_mm": float(np.median(mrpd)),
+        "median_error_in_sigmas": float(np.median([row["error_in_sigmas"] for row in rows])),
+        "ok_and_good": int((ok & (mrpd < 1)).sum()),
+        "ok_and_bad": int((ok & (mrpd >= 2)).sum()),
+    }
+
+
+def setting(protocol: str) -> dict:
+    """What a report begins with."""
+    return {
+        "protocol": protocol,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
+        "jax": jax.__version__,
+        "config": repr(jxreg.RegisterConfig()),
+        "runs": [],
+    }

@@ -212,7 +212,7 @@ def flip_vertical(camera: Camera) -> Camera:
 @full_precision
 def to_projection(camera: Camera, pose: jaxlie.SE3) -> Float[Array, "3 4"]:
     """Projection matrix K [R | t]: homogeneous pixel (u, v, 1) from world point [mm]."""
-    return jnp.matmul(camera.intrinsic, pose.as_matrix()[:3], precision="highest")
+    return camera.intrinsic @ pose.as_matrix()[:3]
 
 
 def from_projection(

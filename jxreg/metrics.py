@@ -164,7 +164,7 @@ def xvr_mtre(
         to_diffdrr(estimate, False, orientation=orientation, center=center).matrix,
         to_diffdrr(truth, False, orientation=orientation, center=center).matrix,
     )
-    moved = jnp.matmul(points, difference[:3, :3].T, precision=jax.lax.Precision.HIGHEST)
+    moved = points @ difference[:3, :3].T
     return _mean_length(moved + difference[:3, 3])
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,3 +25,8 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return exact
+
+
+def product(a: Array, b: Array) -> Array:
+    """Matrix product that keeps the digits of its type."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

@@ -14,6 +14,7 @@ import jaxlie
 from jaxtyping import Array, Float, Int
 
 from jxreg.pose import perturb
+from jxreg.precision import product
 
 if TYPE_CHECKING:
     import optax
@@ -153,7 +154,7 @@ def levenberg_marquardt(
 
         r, push = jax.linearize(at, jnp.zeros_like(scale))
         jacobian = jax.vmap(push)(jnp.eye(6, dtype=scale.dtype))
-        return 0.5 * (r @ r), _product(jacobian, r), _product(jacobian, jacobian.T)
+        return 0.5 * (r @ r), product(jacobian, r), product(jacobian, jacobian.T)
 
     def body(carry):
         count, trial_pose, length, pose, model, damping, trace = carry
@@ -162,7 +163,6 @@ def levenberg_marquardt(
         better = first | (trial[0] < model[0])  # False for NaN
         pose, model = _select(better, (trial_pose, trial), (pose, model))
         damping = jnp.where(first, damping, damping * jnp.where(better, 0.3, 4.0))
-        trace = jax.tree.map(lambda x, y: jnp.where(first, x, y), _start(trace, trial[0]), trace)
         trace = _record(trace, count - 1, model[0], jnp.where(better, length, 0.0), pose)
         step = -_solve(model[2], model[1], damping)
         trial_pose = perturb(pose, scale * step, pivot)
@@ -178,6 +178,9 @@ def levenberg_marquardt(
     trace = _empty_trace(steps, zero, pose)
     carry = (jnp.int32(0), pose, zero, pose, model, zero + damping, trace)
     count, _, _, pose, model, _, trace = jax.lax.while_loop(going, body, carry)
+    trace = trace._replace(
+        value=jnp.where(count > 1, trace.value, model[0])
+    )  # of no step: the start
     hessian = model[2] / (scale[:, None] * scale)
     return Refined(pose, model[0], count - 1, hessian, _fill(trace, count - 1))
 
@@ -203,10 +206,6 @@ def _scale(translation: float, rotation: float, pose: jaxlie.SE3) -> Float[Array
     return jnp.array(scale, pose.wxyz_xyz.dtype)
 
 
-def _product(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
 def _flat(residuals) -> Float[Array, " n"]:
     return jnp.concatenate([jnp.ravel(r) for r in jax.tree.leaves(residuals)])
 
@@ -227,11 +226,6 @@ def _empty_trace(steps: int, value, pose: jaxlie.SE3) -> RefineTrace:
     zeros = jnp.zeros(steps, value.dtype)
     poses = jax.tree.map(lambda x: jnp.broadcast_to(x, (steps, *x.shape)), pose)
     return RefineTrace(jnp.full_like(zeros, value), zeros, poses)
-
-
-def _start(trace: RefineTrace, value) -> RefineTrace:
-    """The trace of a search that has evaluated its start and no step yet."""
-    return trace._replace(value=jnp.full_like(trace.value, value))
 
 
 def _record(trace: RefineTrace, count, value, length, pose: jaxlie.SE3) -> RefineTrace:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jxreg.precision import product
 from jxreg.similarity.correlation import weighted_mean
 from jxreg.similarity.features import nan_unless_finite, standardised
 
@@ -116,7 +117,7 @@ def _joint_histogram(moving, fixed, mask, bins: int, span: float):
     columns = _spread(fixed.ravel(), bins, span)
     if mask is not None:
         columns *= mask.ravel()[:, None]
-    joint = jnp.matmul(rows.T, columns, precision=jax.lax.Precision.HIGHEST)
+    joint = product(rows.T, columns)
     total = joint.sum()
     return joint / jnp.where(total > 0, total, 1)
 

@@ -236,7 +236,7 @@ def test_volumes_are_float32_by_default():
     with jax.enable_x64(False):
         volume = Volume.from_array(noise().astype(np.float64), SHEARED)
         leaves = jax.tree.leaves(volume)
-    assert {leaf.dtype for leaf in leaves} == {np.dtype("float32")}
+    assert {leaf.dtype for leaf in leaves} == {np.dtype("float32"), np.dtype("uint32")}
 
 
 def test_integers_and_booleans_become_attenuation():

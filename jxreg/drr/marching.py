@@ -9,14 +9,17 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from jxreg.drr.line import LineRays, March, line_sum
+from jxreg.drr.accumulate import Load, Sampled, Shape
+from jxreg.drr.line import LineRays, channels, line_sum
+from jxreg.drr.quadrature import Quadrature, march
 from jxreg.drr.rays import VoxelRays, clip_to_box
+from jxreg.drr.words import bilinear, cell
 from jxreg.errors import InputError
+from jxreg.packing import padded
 from jxreg.volume import Volume, spacing
 
-UNROLL = 4  # samples a loop turn: fewer turns, and enough work in each for XLA to use all cores
 Integrate = Callable[[Volume, VoxelRays], Float[Array, "c n"]]
 """A quadrature: line integral of each channel of a volume along each ray."""
 
@@ -35,9 +38,9 @@ def trilinear(step_mm: float | None = None) -> Integrate:
 
     def integrate(volume: Volume, rays: VoxelRays) -> Float[Array, "c n"]:
         step = spacing(volume.affine).min() if step_mm is None else step_mm
-        mu = volume.mu.reshape(-1, *volume.mu.shape[-3:])
+        mu, packed = channels(volume)
         samples, sample_mm = _samples(mu.shape[-3:], rays, step)
-        return line_sum(_TRILINEAR, mu, samples) * sample_mm
+        return line_sum(_MARCH, mu, samples, packed) * sample_mm
 
     return integrate
 
@@ -53,130 +56,78 @@ def _samples(shape, rays: VoxelRays, step) -> tuple[LineRays, Float[Array, " n"]
     count = jnp.where(jnp.isfinite(wanted), wanted, 0.0).astype(jnp.int32)
     dt = width / jnp.maximum(count, 1)
     p = rays.origin[:, None] + enter * rays.direction
-    return LineRays(p, dt * rays.direction, count), dt * rays.length
+    return LineRays(p, dt * rays.direction, count[None], jnp.zeros(1, jnp.int32)), dt * rays.length
 
 
-def _value(mu: Float[Array, "c x y z"], rays: LineRays) -> Float[Array, "c n"]:
-    def sample(k):
-        return _interpolate(mu, _point(rays, k), k < rays.extra)
-
-    zero = jnp.zeros((mu.shape[0], rays.p.shape[1]), mu.dtype)
-    return _accumulate(sample, rays, zero)
-
-
-def _moments(mu: Float[Array, "c x y z"], rays: LineRays):
-    """Value and moments.
-
-    The pair (s g, g) rides in one complex number: XLA:CPU writes one array a loop.
-    """
-
-    def sample(k):
-        value, gradient = _interpolate_with_gradient(mu, _point(rays, k), k < rays.extra)
-        s = k.astype(mu.dtype) + 0.5
-        return value, *(jax.lax.complex(g, s * g) for g in gradient)
-
-    zero = jnp.zeros((mu.shape[0], rays.p.shape[1]), mu.dtype)
-    complex_zero = jax.lax.complex(zero, zero)
-    total, *pairs = _accumulate(sample, rays, (zero, *[complex_zero] * 3))
-    pairs = jnp.stack(pairs)
-    return total, jnp.stack([pairs.real, pairs.imag])
+def _packed(load: Load, shape: Shape, rays: LineRays, k) -> Sampled:
+    width, _, height = padded(shape)
+    x, y, z = (cell(point, n) for point, n in zip(_point(rays, k), shape, strict=True))
+    index = (y.index * height + z.index) * width + x.index
+    index = jnp.where(k < rays.extra[0], index, 0)  # where all is air
+    near = bilinear(load, index, width, x, z)
+    far = bilinear(load, index + height * width, width, x, z)
+    across = far.value - near.value
+    along_x, along_z = (a + y.fraction * (b - a) for a, b in zip(near[1:], far[1:], strict=True))
+    slopes = along_x * x.moves, across * y.moves, along_z * z.moves
+    return Sampled(near.value + y.fraction * across, slopes, _coordinate(rays, k))
 
 
-def _transpose(cotangent: Float[Array, "c n"], rays: LineRays, shape: tuple[int, int, int]):
-    """Scatters what each ray carries back to the voxels that it sampled."""
-
-    def body(carry):
-        k, mu = carry
-        for index, weight in _corners(_point(rays, k), shape, k < rays.extra):
-            mu = mu.at[:, index].add(weight * cotangent)
-        return k + 1, mu
-
-    size = shape[0] * shape[1] * shape[2]
-    start = (jnp.int32(0), jnp.zeros((cotangent.shape[0], size), cotangent.dtype))
-    last = _largest(rays.extra)
-    _, mu = jax.lax.while_loop(lambda carry: carry[0] < last, body, start)
-    return mu.reshape(-1, *shape)
+def _plain(load: Load, shape: Shape, rays: LineRays, k) -> Sampled:
+    value, slope = _interpolate(load, shape, _point(rays, k), k < rays.extra[0])
+    return Sampled(value, slope, _coordinate(rays, k))
 
 
-_TRILINEAR = March(_value, _moments, _transpose)
+def _corners(shape: Shape, rays: LineRays, k):
+    """Flat index and weight of the eight voxels around each point."""
+    live = k < rays.extra[0]
+    (i, wx, _), (j, wy, _), (m, wz, _) = (
+        _cell(x, n) for x, n in zip(_point(rays, k), shape, strict=True)
+    )
+    for a in (0, 1):
+        for b in (0, 1):
+            for c in (0, 1):
+                index = (i[a] * shape[1] + j[b]) * shape[2] + m[c]
+                yield index, wx[a] * wy[b] * wz[c] * live
 
 
-def _accumulate(sample, rays: LineRays, zero):
-    """Sum of sample(k) over k; the number of turns is data, so no change of step recompiles."""
-    last = _largest(rays.extra)
-
-    def body(carry):
-        k, total = carry
-        for j in range(UNROLL):
-            total = jax.tree.map(jnp.add, total, sample(k + j))
-        return k + UNROLL, total
-
-    start = (jnp.int32(0), zero)
-    return jax.lax.while_loop(lambda carry: carry[0] < last, body, start)[1]
+def _span(shape: Shape, rays: LineRays):
+    return jnp.zeros_like(rays.extra[0]), rays.extra[0]
 
 
-def _largest(count: Int[Array, " n"]) -> Int[Array, ""]:
-    return count.max(initial=0)
+def _coordinate(rays: LineRays, k):
+    return k.astype(rays.p[0].dtype) + 0.5
 
 
-def _point(rays: LineRays, k: Int[Array, ""]) -> list[Float[Array, " n"]]:
+def _point(rays: LineRays, k) -> list[Array]:
     """The k-th sample, axis by axis: as one array XLA would store it instead of fusing it."""
-    s = k.astype(rays.p.dtype) + 0.5
+    s = _coordinate(rays, k)
     return [rays.p[a] + s * rays.q[a] for a in range(3)]
 
 
-def _cell(x: Float[Array, " n"], size: int):
-    """Both neighbours of a coordinate on one axis: indices, and 1 where they are on the grid."""
+def _cell(x: Array, size: int):
+    """Both neighbours on one axis: indices, weights, and slopes, 0 where they are off the grid."""
     low = jnp.floor(x)
     fraction = x - low
     i = jnp.clip(low, -2, size).astype(jnp.int32)  # far outside is as good as just outside
     on_low = ((i >= 0) & (i < size)).astype(x.dtype)
     on_high = ((i >= -1) & (i < size - 1)).astype(x.dtype)
     index = jnp.clip(i, 0, size - 1), jnp.clip(i + 1, 0, size - 1)
-    return index, (on_low, on_high), fraction
+    return index, ((1 - fraction) * on_low, fraction * on_high), (-on_low, on_high)
 
 
-def _gathered(mu, x, live):
-    """The eight corner values, and on each axis the weights and their slopes."""
-    nx, ny, nz = mu.shape[-3:]
-    (i, on_i, f), (j, on_j, g), (k, on_k, h) = (_cell(x[a], n) for a, n in enumerate((nx, ny, nz)))
-    flat = mu.reshape(mu.shape[0], -1)
-    live = live.astype(mu.dtype)
-    corner = [
-        [[flat.at[:, (a * ny + b) * nz + c].get(mode="promise_in_bounds") for c in k] for b in j]
-        for a in i
-    ]
-    weights = tuple(((1 - t) * on[0], t * on[1]) for t, on in ((f, on_i), (g, on_j), (h, on_k)))
-    slopes = tuple((-on[0], on[1]) for on in (on_i, on_j, on_k))
-    weights = (tuple(w * live for w in weights[0]), *weights[1:])
-    slopes = (tuple(s * live for s in slopes[0]), *slopes[1:])
-    return corner, weights, slopes
-
-
-def _interpolate(mu, x, live):
-    corner, (wx, wy, wz), _ = _gathered(mu, x, live)
-    return sum(
-        wx[a] * sum(wy[b] * sum(wz[c] * corner[a][b][c] for c in (0, 1)) for b in (0, 1))
-        for a in (0, 1)
-    )
-
-
-def _interpolate_with_gradient(mu, x, live):
-    corner, (wx, wy, wz), (sx, sy, sz) = _gathered(mu, x, live)
+def _interpolate(load: Load, shape: Shape, x, live) -> tuple[Array, tuple[Array, ...]]:
+    (i, wx, sx), (j, wy, sy), (m, wz, sz) = (_cell(x[a], n) for a, n in enumerate(shape))
+    wx, sx = (tuple(w * live for w in weights) for weights in (wx, sx))
+    corner = [[[load((a * shape[1] + b) * shape[2] + c) for c in m] for b in j] for a in i]
     line = [[sum(wz[c] * v[c] for c in (0, 1)) for v in plane] for plane in corner]
     line_z = [[sum(sz[c] * v[c] for c in (0, 1)) for v in plane] for plane in corner]
     plane = [sum(wy[b] * v[b] for b in (0, 1)) for v in line]
     plane_y = [sum(sy[b] * v[b] for b in (0, 1)) for v in line]
     plane_z = [sum(wy[b] * v[b] for b in (0, 1)) for v in line_z]
-    value, gx = (sum(w[a] * plane[a] for a in (0, 1)) for w in (wx, sx))
-    gy, gz = (sum(wx[a] * v[a] for a in (0, 1)) for v in (plane_y, plane_z))
+    value, gx = (w[0] * plane[0] + w[1] * plane[1] for w in (wx, sx))
+    gy, gz = (wx[0] * v[0] + wx[1] * v[1] for v in (plane_y, plane_z))
     return value, (gx, gy, gz)
 
 
-def _corners(x, shape, live):
-    """Flat index and weight of the eight voxels around each point."""
-    (i, on_i, f), (j, on_j, g), (k, on_k, h) = (_cell(x[a], n) for a, n in enumerate(shape))
-    for a, wa in zip(i, ((1 - f) * on_i[0], f * on_i[1]), strict=True):
-        for b, wb in zip(j, ((1 - g) * on_j[0], g * on_j[1]), strict=True):
-            for c, wc in zip(k, ((1 - h) * on_k[0], h * on_k[1]), strict=True):
-                yield (a * shape[1] + b) * shape[2] + c, wa * wb * wc * live
+TRILINEAR = Quadrature(_plain, _packed, _corners, _span)
+_MARCH = march(TRILINEAR)

@@ -13,24 +13,38 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jxreg.drr.line import LineRays, March, line_sum
+from jxreg.drr.accumulate import Load, Sampled, Shape
+from jxreg.drr.line import LineRays, channels, line_sum
 from jxreg.drr.marching import Integrate
+from jxreg.drr.quadrature import Quadrature, march
 from jxreg.drr.rays import VoxelRays, nonzero
+from jxreg.drr.words import bilinear, cell
+from jxreg.packing import PAD, padded
 from jxreg.volume import Volume
 
-UNROLL = 2  # slices a loop turn: fewer turns, and more work in each
+ORDER = ((0, 2, 1), (1, 2, 0), (2, 1, 0))
+"""Axis of the slices, then v, then u: for each main axis, as the packed layouts have them."""
 
 
 class _Slices(NamedTuple):
-    """How the slices lie in memory, and which of them are between source and detector."""
+    """How the slices lie in memory, and where they go on; the numbers that all rays share."""
 
-    size: Int[Array, "3"]
-    """Number of slices, then of voxels along u and v."""
-    stride: Int[Array, "3"]
-    first: Int[Array, " n"]
-    last: Int[Array, " n"]
-    extruded: Int[Array, "2 3"]
-    """1 for each face (first, last; slices, u, v) beyond which its voxels go on instead of air."""
+    count: Array
+    """Slices across the main axis."""
+    rows: Array
+    """Voxels along v."""
+    columns: Array
+    """Voxels along u."""
+    strides: tuple[Array, Array, Array]
+    """Of the volume as it is: from slice to slice, along v, along u."""
+    base: Array
+    """First word of slice 0."""
+    slice_stride: Array
+    """Words from slice to slice."""
+    row_stride: Array
+    """Words from row to row, along v; along u they are neighbours."""
+    extruded: tuple[tuple[Array, Array], tuple[Array, Array]]
+    """For v and u: 1 for each end beyond which the last voxel goes on instead of air."""
 
 
 def joseph(extruded: Bool[Array, "2 3"] | None = None) -> Integrate:
@@ -46,106 +60,100 @@ def joseph(extruded: Bool[Array, "2 3"] | None = None) -> Integrate:
     """
 
     def integrate(volume: Volume, rays: VoxelRays) -> Float[Array, "c n"]:
-        mu = volume.mu.reshape(-1, *volume.mu.shape[-3:])
+        mu, packed = channels(volume)
         axis = jnp.abs(rays.direction.mean(1)).argmax()
-        order = jnp.array([[0, 1, 2], [1, 0, 2], [2, 0, 1]])[axis]
+        order = jnp.array(ORDER)[axis]
         origin, direction = rays.origin[order], rays.direction[order]
         along = nonzero(direction[0])
         q = direction[1:] / along
         p = origin[1:, None] - origin[0] * q
-        slices = _slices(mu.shape[-3:], order, origin[0], along, extruded)
-        return line_sum(_JOSEPH, mu, LineRays(p, q, slices)) * (rays.length / jnp.abs(along))
+        shared = _shared(mu.shape[-3:], axis, extruded)
+        extra = _between(origin[0], along, mu.shape[-3:], order)
+        total = line_sum(_MARCH, mu, LineRays(p, q, extra, shared), packed)
+        return total * (rays.length / jnp.abs(along))
 
     return integrate
 
 
-def _slices(shape: tuple[int, ...], order, origin, along, extruded) -> _Slices:
-    stride = jnp.array([shape[1] * shape[2], shape[2], 1], jnp.int32)[order]
+def _shared(shape: Shape, axis, extruded) -> Int[Array, " numbers"]:
+    """The numbers of `_Slices`, in its order."""
+    order = jnp.array(ORDER)[axis]
     size = jnp.array(shape, jnp.int32)[order]
+    stride = jnp.array([shape[1] * shape[2], shape[2], 1], jnp.int32)[order]
+    x, y, z = padded(shape)
+    slice_stride = jnp.array([y * z, z * x, x], jnp.int32)[axis]
+    row_stride = jnp.array([y, x, z * x], jnp.int32)[axis]
+    base = jnp.array([x * y * z, 0, 0], jnp.int32)[axis] + PAD * slice_stride
+    faces = jnp.zeros((3, 2), jnp.int32)
+    if extruded is not None:
+        faces = extruded.astype(jnp.int32).T[order]
+    words = jnp.stack([base, slice_stride, row_stride])
+    return jnp.concatenate([size, stride, words, faces[1:].ravel()])
+
+
+def _slices(shared) -> _Slices:
+    count, rows, columns, a, b, c, base, slice_stride, row_stride, *faces = shared
+    below_v, above_v, below_u, above_u = faces
+    extruded = (below_v, above_v), (below_u, above_u)
+    return _Slices(count, rows, columns, (a, b, c), base, slice_stride, row_stride, extruded)
+
+
+def _between(origin, along, shape: Shape, order) -> Int[Array, "2 n"]:
+    """First and last slice between source and detector."""
+    count = jnp.array(shape, jnp.int32)[order[0]]
     ends = jnp.stack([jnp.broadcast_to(origin, along.shape), origin + along])
     ends = jax.lax.stop_gradient(jnp.where(jnp.isfinite(ends), ends, -1.0))
-    ends = jnp.clip(ends, -1.0, size[0].astype(ends.dtype))
-    first, last = jnp.ceil(ends.min(0)), jnp.floor(ends.max(0))
-    faces = jnp.zeros((2, 3), jnp.int32)
-    if extruded is not None:
-        faces = extruded.astype(jnp.int32)[:, order]
-    return _Slices(size, stride, first.astype(jnp.int32), last.astype(jnp.int32), faces)
+    first = jnp.clip(jnp.ceil(ends.min(0)), 0, count)
+    last = jnp.clip(jnp.floor(ends.max(0)), -1, count - 1)
+    return jnp.stack([first, last]).astype(jnp.int32)
 
 
-def _value(mu: Float[Array, "c x y z"], rays: LineRays) -> Float[Array, "c n"]:
-    def sample(k):
-        corner, (wu, wv), _ = _gathered(mu, rays, k)
-        return sum(wu[a] * sum(wv[b] * corner[a][b] for b in (0, 1)) for a in (0, 1))
-
-    return _accumulate(mu, sample, jnp.zeros((mu.shape[0], rays.p.shape[1]), mu.dtype))
-
-
-def _moments(mu: Float[Array, "c x y z"], rays: LineRays):
-    """Value and moments, two moments in one complex number as in `marching`."""
-
-    def sample(k):
-        corner, (wu, wv), (su, sv) = _gathered(mu, rays, k)
-        low, high = (sum(wv[b] * v[b] for b in (0, 1)) for v in corner)
-        low_v, high_v = (sum(sv[b] * v[b] for b in (0, 1)) for v in corner)
-        gu, gv = su[0] * low + su[1] * high, wu[0] * low_v + wu[1] * high_v
-        s = k.astype(mu.dtype)
-        value = wu[0] * low + wu[1] * high
-        return value, jax.lax.complex(gu, s * gu), jax.lax.complex(gv, s * gv)
-
-    zero = jnp.zeros((mu.shape[0], rays.p.shape[1]), mu.dtype)
-    complex_zero = jax.lax.complex(zero, zero)
-    total, *pairs = _accumulate(mu, sample, (zero, complex_zero, complex_zero))
-    pairs = jnp.stack(pairs)
-    return total, jnp.stack([pairs.real, pairs.imag])
+def _packed(load: Load, shape: Shape, rays: LineRays, k) -> Sampled:
+    slices = _slices(rays.shared)
+    s, sizes = k.astype(rays.p[0].dtype), (slices.rows, slices.columns)
+    v, u = (cell(rays.p[a] + s * rays.q[a], sizes[a], slices.extruded[a]) for a in (0, 1))
+    live = (k >= rays.extra[0]) & (k <= rays.extra[1])
+    index = slices.base + k * slices.slice_stride + v.index * slices.row_stride + u.index
+    index = jnp.where(live, index, 0)  # where all is air
+    value, along, across = bilinear(load, index, slices.row_stride, u, v)
+    return Sampled(value, (across * v.moves, along * u.moves), s)
 
 
-def _transpose(cotangent: Float[Array, "c n"], rays: LineRays, shape: tuple[int, int, int]):
-    def body(k, mu):
-        index, (wu, wv), _ = _located(rays, k, cotangent.dtype)
-        for a in (0, 1):
-            for b in (0, 1):
-                mu = mu.at[:, index[a][b]].add(wu[a] * wv[b] * cotangent)
-        return mu
-
-    start = jnp.zeros((cotangent.shape[0], shape[0] * shape[1] * shape[2]), cotangent.dtype)
-    return jax.lax.fori_loop(0, max(shape), body, start).reshape(-1, *shape)
+def _plain(load: Load, shape: Shape, rays: LineRays, k) -> Sampled:
+    index, (wv, wu), (sv, su) = _located(rays, k)
+    corner = [[load(n) for n in row] for row in index]
+    low, high = (sum(wu[b] * v[b] for b in (0, 1)) for v in corner)
+    low_u, high_u = (sum(su[b] * v[b] for b in (0, 1)) for v in corner)
+    slope = sv[0] * low + sv[1] * high, wv[0] * low_u + wv[1] * high_u
+    return Sampled(wv[0] * low + wv[1] * high, slope, k.astype(rays.p[0].dtype))
 
 
-_JOSEPH = March(_value, _moments, _transpose)
+def _corners(shape: Shape, rays: LineRays, k):
+    index, (wv, wu), _ = _located(rays, k)
+    for a in (0, 1):
+        for b in (0, 1):
+            yield index[a][b], wv[a] * wu[b]
 
 
-def _accumulate(mu, sample, zero):
-    """Sum over slices. The longest axis bounds the turns of any view; slices beyond are empty."""
-
-    def body(turn, total):
-        for j in range(UNROLL):
-            total = jax.tree.map(jnp.add, total, sample(turn * UNROLL + j))
-        return total
-
-    return jax.lax.fori_loop(0, -(-max(mu.shape[-3:]) // UNROLL), body, zero)
+def _span(shape: Shape, rays: LineRays):
+    return rays.extra[0], rays.extra[1] + 1
 
 
-def _located(rays: LineRays, k, dtype):
+def _located(rays: LineRays, k):
     """Flat indices of the four neighbours on slice k, weights and slopes of both axes."""
-    slices = rays.extra
-    k = jnp.asarray(k, jnp.int32)
-    u, v = (rays.p[a] + k.astype(dtype) * rays.q[a] for a in (0, 1))  # by row, or XLA stores both
-    live = (k >= slices.first) & (k <= slices.last) & (k < slices.size[0])
-    i, wu, su = _cell(u, slices.size[1], live, slices.extruded[:, 1])
-    j, wv, sv = _cell(v, slices.size[2], live, slices.extruded[:, 2])
-    base = jnp.minimum(k, slices.size[0] - 1) * slices.stride[0]
-    index = [[base + a * slices.stride[1] + b * slices.stride[2] for b in j] for a in i]
-    return index, (wu, wv), (su, sv)
+    slices = _slices(rays.shared)
+    s = k.astype(rays.p[0].dtype)
+    v, u = (rays.p[a] + s * rays.q[a] for a in (0, 1))  # by row, or XLA stores both
+    live = (k >= rays.extra[0]) & (k <= rays.extra[1])
+    j, wv, sv = _cell(v, slices.rows, live, slices.extruded[0])
+    i, wu, su = _cell(u, slices.columns, live, slices.extruded[1])
+    across, along_v, along_u = slices.strides
+    base = jnp.minimum(k, slices.count - 1) * across
+    index = [[base + a * along_v + b * along_u for b in i] for a in j]
+    return index, (wv, wu), (sv, su)
 
 
-def _gathered(mu, rays: LineRays, k):
-    index, weights, slopes = _located(rays, k, mu.dtype)
-    flat = mu.reshape(mu.shape[0], -1)
-    corner = [[flat.at[:, n].get(mode="promise_in_bounds") for n in row] for row in index]
-    return corner, weights, slopes
-
-
-def _cell(x: Float[Array, " n"], size: Int[Array, ""], live, extruded: Int[Array, "2"]):
+def _cell(x: Array, size: Int[Array, ""], live, extruded: tuple[Array, Array]):
     """Both neighbours on one axis: indices, weights and slopes, 0 where off the grid.
 
     Beyond an extruded face both neighbours are the face's voxel, so that the slopes cancel.
@@ -158,3 +166,7 @@ def _cell(x: Float[Array, " n"], size: Int[Array, ""], live, extruded: Int[Array
     on_high = (((i >= -1) | below) & ((i < size - 1) | above) & live).astype(x.dtype)
     index = jnp.clip(i, 0, size - 1), jnp.clip(i + 1, 0, size - 1)
     return index, ((1 - fraction) * on_low, fraction * on_high), (-on_low, on_high)
+
+
+JOSEPH = Quadrature(_plain, _packed, _corners, _span)
+_MARCH = march(JOSEPH)

@@ -25,9 +25,10 @@ class Settings(NamedTuple):
 
 
 class Step(NamedTuple):
-    """After one iteration."""
+    """The start, then what each iteration leads to."""
 
     similarity: float
+    """Before the iteration."""
     pose: object
     """What the function of the same peer in `POSES` makes our pose of."""
 
@@ -48,7 +49,7 @@ def nanodrr(scene: Scene, image: np.ndarray, start: jaxlie.SE3, how: Settings) -
         return module(n_samples=how.samples, backend=peers.nanodrr_backend())
 
     for similarity in _adam(render, module._rot, module._xyz, image, how):
-        yield Step(similarity, module.pose.detach()[0])
+        yield Step(similarity, module.pose.detach().clone()[0])
 
 
 def diffdrr(scene: Scene, image: np.ndarray, start: jaxlie.SE3, how: Settings) -> Iterator[Step]:
@@ -81,7 +82,10 @@ POSES = {"nanodrr": _nanodrr_pose, "DiffDRR": _diffdrr_pose}
 
 
 def _adam(render, rotation, shift, image: np.ndarray, how: Settings) -> Iterator[float]:
-    """One similarity an iteration, after the step."""
+    """The similarity before each step, once nothing has been done and then after every step.
+
+    So that the first time of waiting holds all that is not an iteration: data, a first call.
+    """
     import torch
 
     fixed = _tensor(image)[None, None]
@@ -94,6 +98,8 @@ def _adam(render, rotation, shift, image: np.ndarray, how: Settings) -> Iterator
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, how.iterations)
     else:
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+    _ncc(render(), fixed).backward()
+    yield -float("inf")
     for _ in range(how.iterations):
         optimizer.zero_grad()
         similarity = _ncc(render(), fixed)

@@ -9,8 +9,9 @@ length of the translation and angle of the rotation of the twist from the true p
 jxreg runs its default configuration to its own end, compiled before, one image and a batch. The
 others maximise NCC by Adam (1 mm and 0.01 rad, falling to zero as a cosine), 500 samples a ray, and
 are stopped at once where both errors are below the bound, after the last iteration, or when NCC has
-not risen by 1e-7 for `--patience` iterations; looking at the error takes none of their time. Rows
-are written as they are finished, and a second call goes on where the first one was stopped.
+not risen by 1e-7 for `--patience` iterations; neither loading nor looking at the error
+takes any of their time. Rows are written as they are finished, and a second call goes on where the
+first one was stopped.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,9 @@ ASKED_RATE, AIM_RATE = 1000.0, 5000.0
 CONSOLE = Console(width=None if os.isatty(1) else 140)
 
 
+_twist_between, _perturb = jax.jit(twist_between), jax.jit(perturb)
+
+
 class Case(NamedTuple):
     """One X-ray."""
 
@@ -75,14 +79,14 @@ def make_cases(scene: Scene, count: int, seed: int, samples: int = TARGET_SAMPLE
         truth = pose_of(ORBIT + random.normal(size=6) * VIEWS, isocenter)
         clean = np.asarray(render(scene.volume, truth))
         image = clean + NOISE * clean.max() * random.normal(size=clean.shape)
-        start = perturb(truth, jnp.asarray(random.uniform(-START, START), float), isocenter)
+        start = _perturb(truth, jnp.asarray(random.uniform(-START, START), float), isocenter)
         made.append(Case(truth, image.astype(np.float32), start))
     return made
 
 
 def errors(truth: jaxlie.SE3, pose: jaxlie.SE3, isocenter) -> tuple[float, float]:
     """Translation [mm] and rotation [deg] from the true pose."""
-    twist = np.asarray(twist_between(truth, pose, isocenter), float)
+    twist = np.asarray(_twist_between(truth, pose, isocenter), float)
     return float(np.linalg.norm(twist[:3])), float(np.degrees(np.linalg.norm(twist[3:])))
 
 
@@ -97,12 +101,16 @@ def register_all(volume: jxreg.Volume, camera: jxreg.Camera, images, starts):
     )
 
 
-def run_ours(scene: Scene, cases: list[Case], batch: int, repeats: int) -> Iterator[dict]:
-    """A row for each X-ray alone, or with a batch for each whole batch."""
+def run_ours(
+    scene: Scene, cases: list[Case], batch: int, repeats: int, done: Collection = ()
+) -> Iterator[dict]:
+    """A row for each X-ray alone, or with a batch for each whole batch, that is not done."""
     camera = scene.camera
     function = jax.jit(lambda volume, images, starts: register_all(volume, camera, images, starts))
     compiled, compile_s = None, None
     for first in range(0, len(cases) - batch + 1, batch):
+        if (OURS, batch, first) in done:
+            continue
         part = cases[first : first + batch]
         images = jnp.stack([jnp.asarray(case.image) for case in part])
         starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[case.start for case in part])
@@ -146,14 +154,14 @@ def errors_of(case: Case, poses: jaxlie.SE3, i: int, scene: Scene) -> tuple[floa
 def run_peer(scene: Scene, case: Case, number: int, method: str, how: adam.Settings, patience: int):
     """A row of a peer, with its errors after each iteration."""
     steps = adam.METHODS[method](scene, case.image, case.start, how)
+    next(steps)  # loads the volume, renders once: no part of an iteration
+    peers.wait(None)
     path, seconds, best, risen, reason = [], 0.0, -np.inf, 0, "last iteration"
-    while True:
+    for _ in range(how.iterations):
         began = time.perf_counter()
-        step = next(steps, None)
+        step = next(steps)
         peers.wait(None)
         seconds += time.perf_counter() - began
-        if step is None:
-            break
         pose = adam.POSES[method](step.pose, scene)
         mm, degrees = errors(case.truth, pose, scene.volume.isocenter)
         path.append([seconds, mm, degrees])
@@ -180,8 +188,7 @@ def run_peer(scene: Scene, case: Case, number: int, method: str, how: adam.Setti
 def rows(scene: Scene, cases: list[Case], options, done: set) -> Iterator[dict]:
     """What is still to be done: ours, then the peers X-ray by X-ray."""
     for batch in dict.fromkeys([1, options.batch]):
-        if len(cases) >= batch and (OURS, batch, 0) not in done:
-            yield from run_ours(scene, cases, batch, options.repeats)
+        yield from run_ours(scene, cases, batch, options.repeats, done)
     how = settings(options)
     for number, case in enumerate(cases[: options.peer_starts]):
         for method in options.peers:

@@ -56,9 +56,13 @@ def run(ct: Volume, case: Case, options: argparse.Namespace, first: bool) -> dic
     truth = measuring.make_truth(scene, options.reference_samples)
     what = [kind for kind in WHAT if kind == "forward" or kind in options.what]
     widths = (None, options.vector_width) if options.vector_width else (None,)
-    rows = list(measuring.ours(scene, truth, case.samples, options.renderers, what, widths))
+    names, theirs = options.renderers, options.peers
+    if case.samples != options.samples:  # of interest to what takes samples
+        names = [name for name in names if name == "trilinear"]
+        theirs = [name for name in theirs if name != "diffdrr-siddon"]
+    rows = list(measuring.ours(scene, truth, case.samples, names, what, widths))
     skipped: list[str] = []
-    for make in peers.makers(case.samples, options.peers):
+    for make in peers.makers(case.samples, theirs):
         try:
             rows += fitting(scene, truth, make(scene), what, options.peer_memory_gb, skipped)
         except Exception as error:  # out of memory, a kernel that does not compile: ours go on

@@ -96,7 +96,8 @@ def memory_asked(case: dict) -> list[str]:
     if case["batch"] != 8:
         return []
     return [
-        f"{title(row)} {NAMES[row['what']]}: {row['memory_mb']:.1f} MB a frame, asked <= {MEMORY_MB:g}: FAIL"
+        f"{title(row)}, {NAMES[row['what']]}: "
+        f"{row['memory_mb']:.1f} MB a frame, asked <= {MEMORY_MB:g}: FAIL"
         for row in case["rows"]
         if row["package"] == "jxreg" and row["memory_mb"] > MEMORY_MB
     ]

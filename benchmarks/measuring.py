@@ -81,7 +81,7 @@ def make_truth(scene: Scene, samples: int) -> Truth:
         return twist_between(start, pose_of(orbit, isocenter), isocenter)
 
     gradient, (shown, weight) = jax.tree.map(np.asarray, everything(scene.volume, start, nearby))
-    from_orbit = np.asarray(jax.jacfwd(twist)(jnp.asarray(scene.orbits[0], float)))
+    from_orbit = np.asarray(jax.jit(jax.jacfwd(twist))(jnp.asarray(scene.orbits[0], float)))
     return Truth(shown, weight, gradient, gradient @ from_orbit)
 
 

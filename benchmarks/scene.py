@@ -45,6 +45,7 @@ def make_scene(ct: Volume, pixels: int, batch: int = 1, pooled: int = 1) -> Scen
     return Scene(volume, camera, ORBIT + others)
 
 
+@jax.jit
 def pose_of(orbit: ArrayLike, isocenter: Float[Array, "3"]) -> jaxlie.SE3:
     """Our pose of a row of `Scene.orbits`."""
     orbit = jnp.asarray(orbit, float)
@@ -54,9 +55,14 @@ def pose_of(orbit: ArrayLike, isocenter: Float[Array, "3"]) -> jaxlie.SE3:
 
 def orbit_of(pose: jaxlie.SE3, isocenter: Float[Array, "3"]) -> np.ndarray:
     """The inverse of `pose_of`."""
-    matrix = convention.to_diffdrr(pose, False, center=isocenter).matrix
-    angles = convention.zxy_degrees(matrix[:3, :3])
-    return np.concatenate([angles, convention.orbit_translation(matrix)])
+
+    @jax.jit
+    def orbit(pose, isocenter):
+        matrix = convention.to_diffdrr(pose, False, center=isocenter).matrix
+        angles = convention.zxy_degrees(matrix[:3, :3])
+        return jnp.concatenate([angles, convention.orbit_translation(matrix)])
+
+    return np.asarray(orbit(pose, isocenter))
 
 
 def poses(scene: Scene) -> jaxlie.SE3:
@@ -72,7 +78,8 @@ def chords(scene: Scene) -> Float[np.ndarray, " hits"]:
     volume, pose = scene.volume, pose_of(scene.orbits[0], scene.volume.isocenter)
     points = camera_.detector_points(scene.camera, camera_.pixel_grid(scene.camera))
     ends = np.stack([np.zeros_like(points), points])  # source and detector, in camera axes
-    world = np.asarray(jax.vmap(jax.vmap(pose.inverse().apply))(jnp.asarray(ends)), float)
+    matrix = np.asarray(pose.as_matrix(), float)
+    world = (ends - matrix[:3, 3]) @ matrix[:3, :3]
     affine = np.asarray(volume.affine, float)
     source, target = (world - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
     direction = target - source

@@ -2,8 +2,8 @@
 
 A level sees a square window of the image at its own resolution and a volume pooled to match. It
 only compares pixels that the volume can explain: valid in the image, near the volume's shadow, and
-not crossed by anatomy that the scan has cut off. That mask is made anew between rounds, from the
-pose so far, and is fixed within one, so that every round climbs one function.
+not crossed by anatomy that the scan has cut off. That mask follows the pose; each step is judged
+under the mask that it was made with.
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,12 @@ import jaxlie
 from jaxtyping import Array, Bool, Float
 
 from jxreg import drr, similarity
+from jxreg.camera import downsample as downsample_camera
 from jxreg.camera import pixel_grid, project_points
 from jxreg.drr.coverage import missing_share, silhouette
 from jxreg.drr.rays import voxel_rays
 from jxreg.frame import Frame, add_scatter, downsample, valid_mask, window
-from jxreg.refinement import Refined, RefineTrace, levenberg_marquardt, refine
+from jxreg.refinement import LeastSquares, RefineTrace, least_squares, refine
 from jxreg.volume import Volume
 
 FEATURES = {
@@ -31,8 +32,10 @@ FEATURES = {
 """Similarities that are inner products of features, for which Levenberg-Marquardt is meant."""
 SCATTER = (0.0, 0.003, 0.006, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2)
 """Scatter that an image may hold, as fractions of the signal in air."""
-TOLERANCE = 1e-3
-"""A round ends with a step shorter than this [mm]."""
+MISSING_PIXELS = 32
+"""Rows of rays that tell where a scan is cut off; between them its share is interpolated."""
+CLIMBS = 3
+"""How often a climb by gradients makes its mask anew."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,12 @@ class Level:
     """Similarity that this level climbs: a name in `jxreg.similarity.SIMILARITIES`."""
     sigma: float = 0.05
     """Window of `local_ncc`, as a fraction of the image's width."""
-    rounds: int = 3
-    """How often the mask of usable pixels is made."""
-    steps: int = 4
-    """Largest number of Levenberg-Marquardt steps in each round."""
+    steps: int = 12
+    """Largest number of Levenberg-Marquardt steps."""
+    tolerance: float = 0.01
+    """The level ends before a step shorter than this [mm, or 0.02 rad]."""
     gradient_steps: int = 40
-    """Steps of Adam in each round, for a similarity that is no inner product of features."""
+    """Steps of Adam in each of three climbs, for a similarity that has no features."""
     missing: float = 0.6
     """A ray that misses this share of its tissue counts nothing, one that misses none counts 1."""
     scatter: bool = False
@@ -84,20 +87,22 @@ class Scene(NamedTuple):
     """The window of the image at this level, with its mask."""
     coarsest: Volume
     """The coarsest volume, which says where rays miss tissue."""
-    cut: Bool[Array, "2 3"]
-    """Faces of the grid that cut through the anatomy."""
+    cut: Bool[Array, "2 3"] | None
+    """Faces of the grid that cut through the anatomy; None if the volume is all there is."""
 
 
-class View(NamedTuple):
-    """A scene from one pose."""
+class Terms(NamedTuple):
+    """How image and DRR are compared at a pose: held while the step from there is judged."""
 
+    mask: Float[Array, "rows columns"]
+    shadow: Float[Array, "rows columns"]
+    scatter: Float[Array, ""]
+    """Scatter given to the DRR, as a fraction of the signal in air."""
+    fixed: Array
+    """Features of the image under the mask."""
     similarity: Float[Array, ""]
     variance: Float[Array, ""]
     """Sum of squared residuals of the features, for one of the measurements of the prior."""
-    hessian: Float[Array, "6 6"]
-    """J^T J of the features and of the prior, whose weight is the variance."""
-    mask: Float[Array, "rows columns"]
-    shadow: Float[Array, "rows columns"]
 
 
 class Aligned(NamedTuple):
@@ -106,10 +111,10 @@ class Aligned(NamedTuple):
     pose: jaxlie.SE3
     trace: RefineTrace
     """The value is the similarity."""
-    first: View
-    """From the start of the whole registration."""
-    last: View
-    """From the pose found."""
+    terms: Terms
+    """At the pose found."""
+    hessian: Float[Array, "6 6"]
+    """J^T J of the features and of the prior, whose weight is the variance."""
 
 
 def focus(volume: Volume, frame: Frame, pose: jaxlie.SE3, pixels: int) -> Frame:
@@ -133,7 +138,7 @@ def focus(volume: Volume, frame: Frame, pose: jaxlie.SE3, pixels: int) -> Frame:
     return window(frame, (low + high - side) / 2, side, pixels)
 
 
-def scene(volume: Volume, finest: Frame, cut: Bool[Array, "2 3"], level: Level) -> Scene:
+def scene(volume: Volume, finest: Frame, cut: Bool[Array, "2 3"] | None, level: Level) -> Scene:
     """What a level compares: image and volume at its resolution."""
     pyramid = (volume, *volume.coarser)
     frame = downsample(finest, finest.image.shape[-1] // level.pixels)
@@ -141,70 +146,59 @@ def scene(volume: Volume, finest: Frame, cut: Bool[Array, "2 3"], level: Level) 
 
 
 def align(scene: Scene, level: Level, pose: jaxlie.SE3, start: jaxlie.SE3, prior: Prior) -> Aligned:
-    """Refines a pose at one level: rounds of a fresh mask and a few Levenberg-Marquardt steps."""
-    one_round = _least_squares(scene, level, start, prior)
-    if level.similarity in FEATURES:
-        tolerances = [jnp.inf, *[TOLERANCE] * level.rounds, jnp.inf]
-    else:
+    """Refines a pose at one level.
+
+    A similarity without features is climbed by Adam; the result is judged by `local_ncc`.
+    """
+    steps, tolerance, trace = level.steps, level.tolerance, None
+    if level.similarity not in FEATURES:
         pose, trace = _climb(scene, level, pose)
-        tolerances = [jnp.inf, jnp.inf]
-    at_start = jnp.arange(len(tolerances)) == 0
-
-    def turn(pose, kind):
-        at_start, tolerance = kind
-        here = jax.tree.map(lambda a, b: jnp.where(at_start, a, b), start, pose)
-        refined, view = one_round(here, tolerance)
-        after = jax.tree.map(lambda a, b: jnp.where(at_start, b, a), refined.pose, pose)
-        return after, (refined.trace, view)
-
-    # The looks at both ends are rounds without a step, so that one compiled loop does everything.
-    kinds = at_start, jnp.array(tolerances, pose.wxyz_xyz.dtype)
-    pose, (traces, views) = jax.lax.scan(turn, pose, kinds)
-    if level.similarity in FEATURES:
-        trace = _joined(jax.tree.map(lambda x: x[1:-1], traces))
-    first, last = (jax.tree.map(lambda x, i=i: x[i], views) for i in (0, -1))
-    return Aligned(pose, trace, first, last)
+        steps, tolerance = 0, jnp.inf
+    refined, terms = least_squares(
+        _comparison(scene, level, start, prior),
+        pose,
+        pivot=scene.volume.isocenter,
+        steps=steps,
+        tolerance=tolerance,
+    )
+    trace = refined.trace if trace is None else trace
+    return Aligned(refined.pose, trace, terms, refined.hessian)
 
 
-def _least_squares(scene: Scene, level: Level, start: jaxlie.SE3, prior: Prior):
-    """A round of Levenberg-Marquardt on differences of features, with the prior.
+def look(scene: Scene, level: Level, pose: jaxlie.SE3, prior: Prior) -> Terms:
+    """How image and DRR compare at a pose."""
+    comparison = _comparison(scene, level, pose, prior)
+    return comparison.settle(pose, comparison.observe(pose))
 
-    The DRR gets the amount of scatter that explains the image best at the round's first pose.
-    Without it dense anatomy looks too contrasted, and the pose comes out too near or too far: on a
-    head by 2 mm. A similarity without features is judged by `local_ncc`.
+
+def _comparison(scene: Scene, level: Level, start: jaxlie.SE3, prior: Prior) -> LeastSquares:
+    """Differences of features, with the prior.
+
+    The DRR gets the amount of scatter that explains the image best. Without it dense anatomy looks
+    too contrasted, and the pose comes out too near or too far: on a head by 2 mm.
     """
     features = FEATURES.get(level.similarity, FEATURES["local_ncc"])(level)
-    pivot = scene.volume.isocenter
 
-    def one_round(pose, tolerance) -> tuple[Refined, View]:
-        image = _drr(scene, pose)
+    def settle(pose, image) -> Terms:
         mask, shadow = _usable(scene, level, pose, image)
         fixed = features(scene.frame.image, mask)
-        scatter = (
-            _fitted_scatter(lambda s: features(add_scatter(image, s), mask), fixed)
-            if level.scatter
-            else 0.0
-        )
+        scatter = jnp.zeros((), image.dtype)
+        if level.scatter:
+            scatter = _fitted_scatter(lambda s: features(add_scatter(image, s), mask), fixed)
         moving = features(add_scatter(image, scatter), mask)
         variance = ((moving - fixed) ** 2).sum() / prior.pixels
-
-        def belief(pose):
-            return jnp.sqrt(variance) * departure(start, pose, pivot, prior)
-
-        def residuals(pose):
-            moving = add_scatter(_drr(scene, pose), scatter)
-            return features(moving, mask) - fixed, belief(pose)
-
-        refined = levenberg_marquardt(
-            residuals, pose, pivot=pivot, steps=level.steps, tolerance=tolerance
-        )
-        doubt = 0.5 * (jax.vmap(belief)(refined.trace.pose) ** 2).sum(1)
-        similarities = 1 - refined.trace.value + doubt
-        refined = refined._replace(trace=refined.trace._replace(value=similarities))
         value = similarity.inner(moving, fixed)
-        return refined, View(value, variance, refined.hessian, mask, shadow)
+        return Terms(mask, shadow, scatter, fixed, value, variance)
 
-    return one_round
+    def residuals(pose, image, terms: Terms):
+        moving = features(add_scatter(image, terms.scatter), terms.mask)
+        belief = departure(start, pose, scene.volume.isocenter, prior)
+        return moving - terms.fixed, jnp.sqrt(terms.variance) * belief
+
+    def observe(pose):
+        return _drr(scene, pose)
+
+    return LeastSquares(observe, settle, residuals, lambda _, terms: terms.similarity)
 
 
 def _fitted_scatter(features_of, fixed: Array) -> Float[Array, ""]:
@@ -232,7 +226,7 @@ def _climb(scene: Scene, level: Level, pose: jaxlie.SE3) -> tuple[jaxlie.SE3, Re
         )
         return refined.pose, refined.trace
 
-    pose, traces = jax.lax.scan(one_round, pose, None, length=level.rounds)
+    pose, traces = jax.lax.scan(one_round, pose, None, length=CLIMBS)
     return pose, _joined(traces)
 
 
@@ -249,12 +243,23 @@ def _drr(scene: Scene, pose: jaxlie.SE3) -> Float[Array, "rows columns"]:
 
 def _usable(scene: Scene, level: Level, pose: jaxlie.SE3, image: Float[Array, "rows columns"]):
     """Weight of each pixel at a pose, and the volume's shadow alone."""
-    camera = scene.frame.camera
     shadow = silhouette(image, level.margin)
-    rays = voxel_rays(scene.coarsest, camera, pose, pixel_grid(camera))
-    missing = missing_share(scene.coarsest, rays, scene.cut).reshape(camera.image_size)
-    complete = jnp.clip(1 - missing / level.missing, 0, 1)
-    return valid_mask(scene.frame) * shadow * complete, shadow
+    mask = valid_mask(scene.frame) * shadow
+    if scene.cut is not None:
+        mask = mask * jnp.clip(1 - _missing(scene, pose, scene.cut) / level.missing, 0, 1)
+    return mask, shadow
+
+
+def _missing(scene: Scene, pose: jaxlie.SE3, cut: Bool[Array, "2 3"]):
+    """Share of each ray's way that the scan has cut off, seen by at most 32 x 32 rays or so."""
+    camera = scene.frame.camera
+    rays_apart = max(1, camera.image_size[0] // MISSING_PIXELS)
+    few = downsample_camera(camera, rays_apart)
+    rays = voxel_rays(scene.coarsest, few, pose, pixel_grid(few))
+    missing = missing_share(scene.coarsest, rays, cut).reshape(few.image_size)
+    rows, columns = (n * rays_apart for n in few.image_size)
+    size = camera.image_size
+    return jax.image.resize(missing, (rows, columns), "linear")[: size[0], : size[1]]
 
 
 def _local(level: Level):

@@ -112,6 +112,24 @@ def refine(
     return Refined(pose, value, count, jnp.zeros((6, 6), scale.dtype), _fill(trace, count))
 
 
+class LeastSquares(NamedTuple):
+    """Residuals whose terms follow the pose: what is compared, where, and with what weight.
+
+    What is costly is observed once a pose, with its derivatives; what is cheap is made of it anew.
+    """
+
+    observe: Callable[[jaxlie.SE3], Array]
+    """What a pose predicts, a DRR."""
+    settle: Callable[[jaxlie.SE3, Array], Any]
+    """Terms of the comparison at a pose: held while the step from there is judged."""
+    residuals: Callable[[jaxlie.SE3, Array, Any], Any]
+    """Residuals of pose and observation under some terms, an array or a pytree of arrays."""
+    value: Callable[[Float[Array, ""], Any], Float[Array, ""]] = lambda half_squares, terms: (
+        half_squares
+    )
+    """What the trace records of half the sum of squares and the terms."""
+
+
 def levenberg_marquardt(
     residuals_of: Callable[[jaxlie.SE3], Any],
     pose: jaxlie.SE3,
@@ -146,43 +164,120 @@ def levenberg_marquardt(
         The last accepted pose, which is the best one. A start with non-finite residuals comes back
         as it is, with a non-finite value.
     """
-    scale = _scale(translation_scale, rotation_scale, pose)
+    problem = LeastSquares(
+        observe=lambda pose: _flat(residuals_of(pose)),
+        settle=lambda pose, residuals: (),
+        residuals=lambda pose, residuals, terms: residuals,
+    )
+    refined, _ = least_squares(
+        problem,
+        pose,
+        pivot=pivot,
+        steps=steps,
+        translation_scale=translation_scale,
+        rotation_scale=rotation_scale,
+        damping=damping,
+        tolerance=tolerance,
+    )
+    return refined
 
-    def evaluate(pose):
+
+class _Seen(NamedTuple):
+    """An observation at a pose."""
+
+    pose: jaxlie.SE3
+    image: Array
+    columns: Array
+    """Its derivatives by the six parameters."""
+
+
+class _Model(NamedTuple):
+    """Half the sum of squares near a pose, to second order (Gauss-Newton)."""
+
+    value: Float[Array, ""]
+    gradient: Float[Array, "6"]
+    hessian: Float[Array, "6 6"]
+
+
+def least_squares(
+    problem: LeastSquares,
+    pose: jaxlie.SE3,
+    *,
+    pivot: Float[Array, "3"],
+    steps: int,
+    translation_scale: float = TRANSLATION_SCALE,
+    rotation_scale: float = ROTATION_SCALE,
+    damping: float = 1e-2,
+    tolerance: float | Float[Array, ""] = 1e-3,
+) -> tuple[Refined, Any]:
+    """`levenberg_marquardt` on a problem whose terms are settled anew at every accepted pose.
+
+    A step is accepted if it lowers the sum of squares under the terms that it was made with. Each
+    step costs one observation with its derivatives, whatever becomes of it.
+
+    Returns:
+        The last accepted pose, and the terms there.
+    """
+    scale = _scale(translation_scale, rotation_scale, pose)
+    zero = jnp.zeros((), scale.dtype)
+
+    def see(pose) -> _Seen:
         def at(parameters):
-            return _flat(residuals_of(_nudged(pose, scale * parameters, pivot)))
+            return problem.observe(_nudged(pose, scale * parameters, pivot))
+
+        image, push = jax.linearize(at, jnp.zeros_like(scale))
+        return _Seen(pose, image, jax.vmap(push)(jnp.eye(6, dtype=scale.dtype)))
+
+    def judge(seen: _Seen, terms) -> _Model:
+        def at(parameters):
+            image = seen.image + jnp.tensordot(parameters, seen.columns, 1)
+            return _flat(
+                problem.residuals(_nudged(seen.pose, scale * parameters, pivot), image, terms)
+            )
 
         r, push = jax.linearize(at, jnp.zeros_like(scale))
         jacobian = jax.vmap(push)(jnp.eye(6, dtype=scale.dtype))
-        return 0.5 * (r @ r), product(jacobian, r), product(jacobian, jacobian.T)
+        return _Model(0.5 * (r @ r), product(jacobian, r), product(jacobian, jacobian.T))
+
+    def settle(seen: _Seen):
+        return problem.settle(seen.pose, seen.image)
 
     def body(carry):
-        count, trial_pose, length, pose, model, damping, trace = carry
-        trial = evaluate(trial_pose)
+        count, trial_pose, length, seen, terms, model, damping, trace = carry
+        trial = see(trial_pose)
         first = count == 0  # the start itself is the first trial
-        better = first | (trial[0] < model[0])  # False for NaN
-        pose, model = _select(better, (trial_pose, trial), (pose, model))
+        # A comparison with NaN is false.
+        better = first | (judge(trial, terms).value < model.value)
+        seen = _select(better, trial, seen)
+        terms = settle(seen)
+        model = judge(seen, terms)
         damping = jnp.where(first, damping, damping * jnp.where(better, 0.3, 4.0))
-        trace = _record(trace, count - 1, model[0], jnp.where(better, length, 0.0), pose)
-        step = -_solve(model[2], model[1], damping)
-        trial_pose = perturb(pose, scale * step, pivot)
-        return count + 1, trial_pose, jnp.linalg.norm(step), pose, model, damping, trace
+        value = problem.value(model.value, terms)
+        trace = _record(trace, count - 1, value, jnp.where(better, length, 0.0), seen.pose)
+        step = -_solve(model.hessian, model.gradient, damping)
+        trial_pose = perturb(seen.pose, scale * step, pivot)
+        return count + 1, trial_pose, jnp.linalg.norm(step), seen, terms, model, damping, trace
 
     def going(carry):
-        count, _, length, _, model, damping, _ = carry
-        searching = (length >= tolerance) & (damping < 1e4) & jnp.isfinite(model[0])
+        count, _, length, _, _, model, damping, _ = carry
+        searching = (length >= tolerance) & (damping < 1e4) & jnp.isfinite(model.value)
         return (count == 0) | ((count <= steps) & searching)
 
-    zero = jnp.zeros((), scale.dtype)
-    model = (zero, jnp.zeros_like(scale), jnp.zeros((6, 6), scale.dtype))
+    seen = _zeros_of(see, pose)
+    terms = _zeros_of(settle, seen)
+    model = _zeros_of(judge, seen, terms)
     trace = _empty_trace(steps, zero, pose)
-    carry = (jnp.int32(0), pose, zero, pose, model, zero + damping, trace)
-    count, _, _, pose, model, _, trace = jax.lax.while_loop(going, body, carry)
-    trace = trace._replace(
-        value=jnp.where(count > 1, trace.value, model[0])
-    )  # of no step: the start
-    hessian = model[2] / (scale[:, None] * scale)
-    return Refined(pose, model[0], count - 1, hessian, _fill(trace, count - 1))
+    carry = (jnp.int32(0), pose, zero, seen, terms, model, zero + damping, trace)
+    count, _, _, seen, terms, model, _, trace = jax.lax.while_loop(going, body, carry)
+    start = problem.value(model.value, terms)
+    trace = trace._replace(value=jnp.where(count > 1, trace.value, start))  # of no step: the start
+    hessian = model.hessian / (scale[:, None] * scale)
+    return Refined(seen.pose, model.value, count - 1, hessian, _fill(trace, count - 1)), terms
+
+
+def _zeros_of(function, *args):
+    shapes = jax.eval_shape(function, *args)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
 def _nudged(pose: jaxlie.SE3, twist: Float[Array, "6"], pivot: Float[Array, "3"]) -> jaxlie.SE3:

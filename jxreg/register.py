@@ -10,7 +10,7 @@ import jaxlie
 from jaxtyping import Array, Bool, Float, Int
 
 from jxreg import alignment
-from jxreg.alignment import Level, Prior, View
+from jxreg.alignment import Aligned, Level, Prior, Terms
 from jxreg.camera import project_points
 from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
@@ -30,13 +30,16 @@ class RegisterConfig:
     """How `register` refines and judges a pose. The defaults are meant to need no tuning."""
 
     levels: tuple[Level, ...] = (
-        Level(32, 2),
-        Level(64, 1),
-        Level(128, 0, rounds=4, scatter=True),
+        Level(32, 3, tolerance=0.1),
+        Level(64, 2, tolerance=0.1),
+        Level(128, 1, scatter=True),
     )
     """From coarse to fine."""
     similarity: str | None = None
     """One similarity for all levels instead of each level's own."""
+    truncated: bool = True
+    """Whether anatomy may go on beyond the first and last slice; False: the image shows the ends of
+    the volume, as for a phantom or a dry bone."""
     prior: Prior = Prior()
     """How far from the start the pose may be; it counts where the image says little."""
     thresholds: Thresholds = Thresholds()
@@ -135,7 +138,7 @@ def _register(
     if config.similarity is not None:
         levels = [replace(level, similarity=config.similarity) for level in levels]
     finest = alignment.focus(volume, frame, start, max(level.pixels for level in levels))
-    cut = cut_faces(volume)
+    cut = cut_faces(volume) if config.truncated else None
     pose, traces = start, []
     for number, level in enumerate(levels):
         scene = alignment.scene(volume, finest, cut, level)
@@ -143,7 +146,7 @@ def _register(
         pose = aligned.pose
         traces.append(_trace(aligned.trace, number))
     trace = jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)
-    first, last = aligned.first, aligned.last
+    first, last = alignment.look(scene, level, start, config.prior), aligned.terms
     evidence = Evidence(
         finite=_all_finite(volume, frame, start, last),
         contrast=_contrast(volume, frame),
@@ -164,7 +167,7 @@ def _register(
         status,
         last.similarity,
         first.similarity,
-        _covariance(last),
+        _covariance(aligned),
         last.shadow.mean(),
         evidence.kept,
         trace,
@@ -183,17 +186,24 @@ def _last_step(volume: Volume, start: jaxlie.SE3, trace: Trace) -> Float[Array, 
     return jnp.linalg.norm(alignment.departure(before, after, volume.isocenter, STEP))
 
 
-def _covariance(view: View) -> Float[Array, "6 6"]:
+def _covariance(aligned: Aligned) -> Float[Array, "6 6"]:
     """Variance of a measurement times the inverse of J^T J; infinite where nothing is known."""
-    scale = jnp.sqrt(jnp.maximum(jnp.diag(view.hessian), 1e-30))
-    inverse = jnp.linalg.inv(view.hessian / (scale[:, None] * scale))
-    return view.variance * inverse / (scale[:, None] * scale)
+    hessian = aligned.hessian
+    scale = jnp.sqrt(jnp.maximum(jnp.diag(hessian), 1e-30))
+    inverse = jnp.linalg.inv(hessian / (scale[:, None] * scale))
+    return aligned.terms.variance * inverse / (scale[:, None] * scale)
 
 
-def _all_finite(volume: Volume, frame: Frame, start: jaxlie.SE3, last: View) -> Bool[Array, ""]:
+def _all_finite(volume: Volume, frame: Frame, start: jaxlie.SE3, last: Terms) -> Bool[Array, ""]:
     mask = jnp.ones_like(frame.image) if frame.mask is None else frame.mask
     image = jnp.where(mask > 0, frame.image, 0.0)
-    parts = (image, volume.mu.sum(), start.wxyz_xyz, frame.camera.intrinsic, last.similarity)
+    parts = (
+        image,
+        _coarsest(volume).mu.sum(),
+        start.wxyz_xyz,
+        frame.camera.intrinsic,
+        last.similarity,
+    )
     return jnp.stack([jnp.isfinite(part).all() for part in parts]).all()
 
 
@@ -204,12 +214,12 @@ def _contrast(volume: Volume, frame: Frame) -> Float[Array, ""]:
     image = jnp.where(mask > 0, frame.image, 0.0)
     mean = (mask * image).sum() / total
     deviation = jnp.sqrt((mask * (image - mean) ** 2).sum() / total)
-    return jnp.where(volume.mu.max() > 1e-6, deviation, 0.0)
+    return jnp.where(_coarsest(volume).mu.max() > 1e-6, deviation, 0.0)
 
 
-def _overlap(volume: Volume, frame: Frame, view: View, pose: jaxlie.SE3) -> Float[Array, ""]:
+def _overlap(volume: Volume, frame: Frame, terms: Terms, pose: jaxlie.SE3) -> Float[Array, ""]:
     """The larger one of the volume's share on the image and the image's share in shadow."""
-    coarse = volume.coarser[-1] if volume.coarser else volume
+    coarse = _coarsest(volume)
     mu = coarse.mu.reshape(-1, *coarse.mu.shape[-3:]).sum(0)[::2, ::2, ::2]
     axes = [jnp.arange(0, n, 2, dtype=mu.dtype) for n in coarse.mu.shape[-3:]]
     index = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
@@ -220,8 +230,13 @@ def _overlap(volume: Volume, frame: Frame, view: View, pose: jaxlie.SE3) -> Floa
     inside &= pose.apply(points)[:, 2] > 0
     weight = mu.ravel()
     share = (weight * inside).sum() / jnp.maximum(weight.sum(), 1e-12)
-    return jnp.maximum(share, view.shadow.mean() * inside.any())
+    return jnp.maximum(share, terms.shadow.mean() * inside.any())
 
 
 def _fraction(mask: Array, shadow: Array) -> Float[Array, ""]:
     return (mask * shadow).sum() / jnp.maximum(shadow.sum(), 1.0)
+
+
+def _coarsest(volume: Volume) -> Volume:
+    """Stands for the whole volume where a sum is asked, without reading all of it."""
+    return volume.coarser[-1] if volume.coarser else volume

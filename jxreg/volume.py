@@ -57,9 +57,9 @@ class Volume:
             mu: Linear attenuation [1/mm], shape (x, y, z), or (channels, x, y, z).
             affine: World (RAS+ [mm]) from index, 4 x 4.
             isocenter: World point [mm]; by default the centre of the grid.
-            pyramid_mm: Voxel sizes of the coarser levels [mm]; by default a 120th and a 60th of the
-                volume's longest side (3 and 6 mm for a trunk). They take a few percent of the
-                memory of `mu`.
+            pyramid_mm: Voxel sizes of the coarser levels [mm]; by default a 240th, a 120th and a
+                60th of the volume's longest side (1.5, 3 and 6 mm for a trunk). They take a quarter
+                of the memory of `mu` or less.
             prepare: Whether to pack `mu` for fast rendering, which takes 8 bytes a voxel besides
                 the 4 of `mu`.
 
@@ -75,14 +75,13 @@ class Volume:
             centre = (np.array(mu.shape[-3:]) - 1) / 2
             isocenter = affine[:3, :3] @ centre + affine[:3, 3]
         finest = cls(jnp.asarray(mu), jnp.asarray(affine, float), jnp.asarray(isocenter, float))
+        if prepare:
+            finest = _with_packed(finest, pack(mu))
         if pyramid_mm is None:
             longest = float((np.linalg.norm(affine[:3, :3], axis=0) * mu.shape[-3:]).max())
-            pyramid_mm = (longest / 120, longest / 60)
-        coarser = tuple(pool(finest, pooling_factors(affine, mm)) for mm in sorted(pyramid_mm))
-        if prepare:
-            coarser = tuple(prepared(level) for level in coarser)
-        whole = replace(finest, coarser=coarser)
-        return _with_packed(whole, pack(mu)) if prepare else whole
+            pyramid_mm = (longest / 240, longest / 120, longest / 60)
+        coarser = tuple(_level(finest, mm, prepare) for mm in sorted(pyramid_mm))
+        return _with_packed(replace(finest, coarser=coarser), finest.packed)
 
 
 def _children(volume: Volume):
@@ -108,6 +107,15 @@ def _with_packed(volume, packed):
 jax.tree_util.register_pytree_with_keys(
     Volume, _children_with_keys, _volume, lambda volume: (_children(volume), None)
 )
+
+
+def _level(finest: Volume, voxel_mm: float, prepare: bool) -> Volume:
+    """A level of the pyramid; where nothing is pooled it is the volume itself, not a copy."""
+    factors = pooling_factors(finest.affine, voxel_mm)
+    if factors == (1, 1, 1):
+        return finest
+    level = pool(finest, factors)
+    return prepared(level) if prepare else level
 
 
 def prepared(volume: Volume) -> Volume:
@@ -228,7 +236,8 @@ def resample(volume: Volume, shape: tuple[int, int, int], affine: ArrayLike) -> 
 def _rebuilt(volume: Volume, mu: np.ndarray, affine: np.ndarray) -> Volume:
     """A changed volume with a pyramid of the same voxel sizes."""
     sizes = tuple(float(np.mean(np.asarray(spacing(v.affine)))) for v in volume.coarser)
-    return Volume.from_array(mu, affine, volume.isocenter, pyramid_mm=sizes)
+    prepare = volume.packed is not None
+    return Volume.from_array(mu, affine, volume.isocenter, pyramid_mm=sizes, prepare=prepare)
 
 
 def _check_grid(mu: np.ndarray, affine: np.ndarray) -> None:

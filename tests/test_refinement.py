@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jxreg.pose import from_carm, perturb, twist_between
-from jxreg.refinement import levenberg_marquardt, refine
+from jxreg.refinement import LeastSquares, least_squares, levenberg_marquardt, refine
 
 PIVOT = jnp.array([10.0, -20.0, 30.0])
 TRUTH = from_carm(20.0, -10.0, 5.0, source_to_isocenter=700.0, isocenter=PIVOT)
@@ -138,3 +138,26 @@ def test_a_search_that_takes_no_step_traces_its_start(start):
 def test_a_similarity_that_is_not_finite_ends_the_climb():
     found = refine(lambda pose: jnp.nan * similarity(pose), START, ADAM, pivot=PIVOT, steps=5)
     assert int(found.steps) == 0
+
+
+def test_terms_follow_the_pose_and_a_step_is_judged_under_its_own():
+    """Points count only within reach of where they are seen: the nearer, the more take part."""
+
+    def settle(pose, points):
+        return (jnp.linalg.norm(points - SEEN, axis=1) < 30).astype(points.dtype)
+
+    problem = LeastSquares(
+        observe=lambda pose: pose.apply(POINTS),
+        settle=settle,
+        residuals=lambda pose, points, near: near[:, None] * (points - SEEN) / 10,
+        value=lambda half_squares, near: near.sum(),
+    )
+    at_start = settle(START, START.apply(POINTS))
+    assert 3 < float(at_start.sum()) < len(POINTS)
+    run = jax.jit(lambda pose: least_squares(problem, pose, pivot=PIVOT, steps=20))
+    found, near = run(START)
+    assert distance(found.pose) < 2e-3
+    assert float(near.sum()) == len(POINTS)
+    assert float(found.trace.value[-1]) == len(POINTS)
+    values = np.asarray(found.trace.value)
+    assert values[0] > float(at_start.sum())  # the first step brought others within reach

@@ -16,7 +16,7 @@ from jxreg.pose import CArm, from_carm, perturb
 from jxreg.register import Level, RegisterConfig, initial_pose, register
 from jxreg.verdict import Evidence, Status, Thresholds, judge
 
-CONFIG = RegisterConfig(levels=(Level(32, 1, sigma=0.1, rounds=2), Level(64, 0, rounds=2)))
+CONFIG = RegisterConfig(levels=(Level(32, 1, sigma=0.1, steps=8), Level(64, 0, steps=8)))
 CAMERA = Camera.from_sdd(1020.0, (128, 128), (2.8, 2.8))
 LANDMARKS = jnp.array([[0.0, 0, 60], [60, 0, -40], [-60, 0, -40], [0, 60, 20], [0, -60, 90]])
 
@@ -132,7 +132,7 @@ def test_one_frame_alone_equals_the_batch(case, batch):
 
 def test_a_similarity_without_features_is_climbed_too(case):
     volume, image, truth, start = case
-    levels = (Level(32, 1, rounds=1, gradient_steps=60),)
+    levels = (Level(32, 1, gradient_steps=20),)
     config = RegisterConfig(levels=levels, similarity="mutual_information")
     result = register(volume, Frame(image, CAMERA), start, config=config)
     # Pixels of 8 mm and one level: it must come near, no more.

@@ -21,10 +21,10 @@ def cut_faces(volume: Volume, fraction: float = 0.25) -> Bool[Array, "2 3"]:
     Only the two faces along the patient's length are asked: there a scan stops on purpose. At the
     sides tissue at the border is a table, a head rest or an arm. Such a face is cut if its area of
     tissue is at least `fraction` of the largest section along the same axis. Sections are counted
-    on the coarsest level, faces on the finest.
+    on the coarsest level, faces on the finest of the coarser ones, whose slices are nearly as thin.
     """
     coarsest = volume.coarser[-1] if volume.coarser else volume
-    tissue = _tissue(volume)
+    tissue = _tissue(volume.coarser[0] if volume.coarser else volume)
     sections = _tissue(coarsest)
     cut = []
     for axis in range(3):
@@ -81,8 +81,9 @@ def silhouette(
         threshold: Attenuation that counts; the default is a millimetre of water.
     """
     shown = (image > threshold).astype(image.dtype)
-    window = 2 * margin + 1
-    return jax.lax.reduce_window(shown, 0.0, jax.lax.max, (window, window), (1, 1), "SAME")
+    for window in ((2 * margin + 1, 1), (1, 2 * margin + 1)):
+        shown = jax.lax.reduce_window(shown, 0.0, jax.lax.max, window, (1, 1), "SAME")
+    return shown
 
 
 def _tissue(volume: Volume) -> Bool[Array, "x y z"]:

@@ -54,7 +54,7 @@ def load_volume(
     if to_mu is mu_from_hu:
         _check_hounsfield(path, scan.unit, values)
     try:
-        volume = Volume.from_array(to_mu(values), scan.affine, pyramid_mm=())
+        volume = Volume.from_array(to_mu(values), scan.affine, pyramid_mm=(), prepare=False)
     except InputError as error:
         raise InputError(str(path), error.found, error.expected, error.fix) from error
     if crop_air:

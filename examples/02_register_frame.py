@@ -20,7 +20,7 @@ from jxreg import drr, metrics, phantoms
 from jxreg.alignment import Level
 from jxreg.register import Status
 
-SMALL = jxreg.RegisterConfig(levels=(Level(16, 1, "ncc", rounds=1, steps=5),))
+SMALL = jxreg.RegisterConfig(levels=(Level(16, 1, "ncc", steps=5),))
 
 
 @jax.jit

@@ -18,8 +18,8 @@ from jxreg import drr, metrics, phantoms
 from jxreg.alignment import Level
 from jxreg.register import Status
 
-QUICK = jxreg.RegisterConfig(levels=(Level(32, 1, "local_ncc", sigma=0.1, rounds=2, steps=6),))
-SMALL = jxreg.RegisterConfig(levels=(Level(16, 1, "ncc", rounds=1, steps=5),))
+QUICK = jxreg.RegisterConfig(levels=(Level(32, 1, "local_ncc", sigma=0.1, steps=12),))
+SMALL = jxreg.RegisterConfig(levels=(Level(16, 1, "ncc", steps=5),))
 
 
 def main():

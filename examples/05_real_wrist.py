@@ -25,7 +25,7 @@ from jxreg import metrics
 from jxreg.alignment import Level
 from jxreg.register import Status
 
-SMALL = jxreg.RegisterConfig(levels=(Level(64, 1, rounds=2),))
+SMALL = jxreg.RegisterConfig(levels=(Level(64, 1, steps=8),))
 NOMINAL_SDD = 1500.0  # the calibration is in pixels: the SDD only scales the detector
 
 

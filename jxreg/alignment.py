@@ -231,7 +231,7 @@ def _climb(scene: Scene, level: Level, pose: jaxlie.SE3) -> tuple[jaxlie.SE3, Re
 
 
 def _joined(traces: RefineTrace) -> RefineTrace:
-    """One trace from those of several rounds (leading axis)."""
+    """One trace from those of several climbs (leading axis)."""
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), traces)
 
 

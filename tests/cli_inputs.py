@@ -23,7 +23,7 @@ from jxreg.pose import from_carm, perturb
 
 REGISTER = sys.modules["jxreg.register"]
 SMALL = {
-    "levels": [{"pixels": 16, "voxels": 0, "similarity": "ncc", "rounds": 1, "steps": 3}],
+    "levels": [{"pixels": 16, "voxels": 0, "similarity": "ncc", "steps": 3}],
 }
 """A configuration that compiles quickly."""
 FILES = {"registration.json", "report.html"}

@@ -168,7 +168,7 @@ def test_one_similarity_for_all_levels_comes_from_a_file(tmp_path):
         ({"levels": [{"pixels": 48}, {"pixels": 128}]}, "divisor"),
         ({"levels": [{"pixels": 0}]}, "pixels = 0"),
         ({"levels": [{"pixels": 32.0}]}, "pixels = 32.0"),
-        ({"levels": [{"rounds": 0}]}, "rounds = 0"),
+        ({"levels": [{"steps": 0}]}, "steps = 0"),
         ({"format": "jxreg-registration"}, "unknown"),
     ],
 )

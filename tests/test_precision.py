@@ -17,7 +17,7 @@ POINTS = jnp.ones((5, 3))
 
 
 def registered(start):
-    config = RegisterConfig(levels=(Level(16, 0, rounds=1, steps=1, scatter=True),))
+    config = RegisterConfig(levels=(Level(16, 0, steps=1, scatter=True),))
     frame = jxreg.Frame(jnp.ones((16, 16)), CAMERA)
     return jxreg.register(random_volume(), frame, start, config=config)
 

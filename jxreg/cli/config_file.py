@@ -87,7 +87,7 @@ def _check_levels(config: "RegisterConfig", subject: str) -> None:
             refuse(f"similarity = {name!r}", f"one of {sorted(SIMILARITIES)}")
     largest = max(level.pixels for level in config.levels)
     for level in config.levels:
-        for name, least in (("pixels", 1), ("voxels", 0), ("rounds", 1), ("steps", 1)):
+        for name, least in (("pixels", 1), ("voxels", 0), ("steps", 1)):
             if getattr(level, name) < least:
                 refuse(f"{name} = {getattr(level, name)}", f"at least {least}")
         if largest % level.pixels:

@@ -15,7 +15,7 @@ from jxreg.drr.accumulate import Load, Sampled, Shape
 from jxreg.drr.line import LineRays, channels, line_sum
 from jxreg.drr.quadrature import Quadrature, march
 from jxreg.drr.rays import VoxelRays, clip_to_box
-from jxreg.drr.words import bilinear, cell
+from jxreg.drr.words import bilinear, inner_cell
 from jxreg.errors import InputError
 from jxreg.packing import padded
 from jxreg.volume import Volume, spacing
@@ -61,15 +61,16 @@ def _samples(shape, rays: VoxelRays, step) -> tuple[LineRays, Float[Array, " n"]
 
 def _packed(load: Load, shape: Shape, rays: LineRays, k) -> Sampled:
     width, _, height = padded(shape)
-    x, y, z = (cell(point, n) for point, n in zip(_point(rays, k), shape, strict=True))
+    # A live sample is at most one voxel off the grid, and there are two of padding.
+    x, y, z = (inner_cell(point) for point in _point(rays, k))
     index = (y.index * height + z.index) * width + x.index
     index = jnp.where(k < rays.extra[0], index, 0)  # where all is air
     near = bilinear(load, index, width, x, z)
     far = bilinear(load, index + height * width, width, x, z)
     across = far.value - near.value
     along_x, along_z = (a + y.fraction * (b - a) for a, b in zip(near[1:], far[1:], strict=True))
-    slopes = along_x * x.moves, across * y.moves, along_z * z.moves
-    return Sampled(near.value + y.fraction * across, slopes, _coordinate(rays, k))
+    value = near.value + y.fraction * across
+    return Sampled(value, (along_x, across, along_z), _coordinate(rays, k))
 
 
 def _plain(load: Load, shape: Shape, rays: LineRays, k) -> Sampled:

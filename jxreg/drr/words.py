@@ -38,6 +38,13 @@ def cell(x: Array, size, extruded: tuple[int | Array, int | Array] = (0, 0)) -> 
     return Cell(index, held - index.astype(x.dtype), held == padded)
 
 
+def inner_cell(x: Array) -> Cell:
+    """The cell of a coordinate that is known to be on the padded grid: nothing has to be held."""
+    padded = x + PAD
+    index = padded.astype(jnp.int32)
+    return Cell(index, padded - index.astype(x.dtype), jnp.ones((), bool))
+
+
 def halves(word: Array, dtype) -> tuple[Array, Array]:
     """Both voxels of a word. By way of int32: vector units convert signed numbers only."""
     return (word & 0xFFFF).astype(jnp.int32).astype(dtype), (word >> 16).astype(jnp.int32).astype(

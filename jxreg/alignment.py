@@ -209,13 +209,13 @@ def _fitted_scatter(features_of, fixed: Array) -> Float[Array, ""]:
 
 
 def _climb(scene: Scene, level: Level, pose: jaxlie.SE3) -> tuple[jaxlie.SE3, RefineTrace]:
-    """Rounds of Adam on any similarity; steps shrink from 2 mm (or 0.04 rad) to a twentieth."""
+    """Climbs of Adam on any similarity; steps shrink from 2 mm (or 0.04 rad) to a twentieth."""
     import optax
 
     measure = similarity.SIMILARITIES[level.similarity]
     schedule = optax.cosine_decay_schedule(2.0, level.gradient_steps, 0.05)
 
-    def one_round(pose, _):
+    def one_climb(pose, _):
         mask, _ = _usable(scene, level, pose, _drr(scene, pose))
         refined = refine(
             lambda pose: measure(_drr(scene, pose), scene.frame.image, mask),
@@ -226,7 +226,7 @@ def _climb(scene: Scene, level: Level, pose: jaxlie.SE3) -> tuple[jaxlie.SE3, Re
         )
         return refined.pose, refined.trace
 
-    pose, traces = jax.lax.scan(one_round, pose, None, length=CLIMBS)
+    pose, traces = jax.lax.scan(one_climb, pose, None, length=CLIMBS)
     return pose, _joined(traces)
 
 

@@ -40,15 +40,17 @@ def padded(shape: tuple[int, ...]) -> tuple[int, int, int]:
 def pack(mu: ArrayLike) -> Packed | None:
     """Packs attenuation; None for what words cannot hold, which the marches then read as it is.
 
-    That is attenuation in double precision or below zero, and more than 10^9 voxels (an index has
-    32 bits).
+    That is attenuation in double precision, below zero or not finite, and more than 10^9 voxels (an
+    index has 32 bits).
 
     Args:
         mu: Attenuation, (x, y, z) or (channels, x, y, z).
     """
     mu = np.asarray(mu)
     x, y, z = padded(mu.shape[-3:])
-    if mu.dtype != np.float32 or 2 * x * y * z >= 2**31 or mu.min() < 0:
+    if mu.dtype != np.float32 or 2 * x * y * z >= 2**31:
+        return None
+    if not (mu.min() >= 0 and np.isfinite(mu.max())):
         return None
     channels = [_words(channel) for channel in mu.reshape(-1, *mu.shape[-3:])]
     words = np.stack([words for words, _ in channels])

@@ -14,7 +14,7 @@ import jaxlie
 from jaxtyping import Array, Float, Int
 
 from jxreg.pose import perturb
-from jxreg.precision import product
+from jxreg.precision import full_precision, product
 
 if TYPE_CHECKING:
     import optax
@@ -40,11 +40,11 @@ class Refined(NamedTuple):
     """Where a refinement ended."""
 
     pose: jaxlie.SE3
-    """Best pose seen."""
+    """Best pose seen; from `least_squares` the last accepted one."""
     value: Float[Array, ""]
     """Its similarity, or half its sum of squares."""
     steps: Int[Array, ""]
-    """Steps taken before the stop."""
+    """Steps tried before the stop."""
     hessian: Float[Array, "6 6"]
     """J^T J of the residuals at the best pose, per mm and rad; zeros from `refine`."""
     trace: RefineTrace
@@ -186,7 +186,7 @@ class _Seen(NamedTuple):
     """An observation at a pose."""
 
     pose: jaxlie.SE3
-    image: Array
+    observation: Array
     columns: Array
     """Its derivatives by the six parameters."""
 
@@ -199,6 +199,7 @@ class _Model(NamedTuple):
     hessian: Float[Array, "6 6"]
 
 
+@full_precision
 def least_squares(
     problem: LeastSquares,
     pose: jaxlie.SE3,
@@ -230,7 +231,7 @@ def least_squares(
 
     def judge(seen: _Seen, terms) -> _Model:
         def at(parameters):
-            image = seen.image + jnp.tensordot(parameters, seen.columns, 1)
+            image = seen.observation + jnp.tensordot(parameters, seen.columns, 1)
             return _flat(
                 problem.residuals(_nudged(seen.pose, scale * parameters, pivot), image, terms)
             )
@@ -240,7 +241,7 @@ def least_squares(
         return _Model(0.5 * (r @ r), product(jacobian, r), product(jacobian, jacobian.T))
 
     def settle(seen: _Seen):
-        return problem.settle(seen.pose, seen.image)
+        return problem.settle(seen.pose, seen.observation)
 
     def body(carry):
         count, trial_pose, length, seen, terms, model, damping, trace = carry

@@ -70,7 +70,9 @@ def _largest_of_batch(size, batched, x):
 def flat_load(field: Array) -> Load:
     """Loads from arrays with channels, indices in range; (c, ...) to (c, *index)."""
     flat = field.reshape(field.shape[0], -1)
-    return lambda index: flat.at[:, index].get(mode="promise_in_bounds")
+    return lambda index: flat.at[:, index].get(
+        mode="promise_in_bounds", wrap_negative_indices=False
+    )
 
 
 def loop(sample: Sample, load: Load, shape: Shape, rays: LineRays, among: Range, moments: bool):

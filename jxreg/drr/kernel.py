@@ -17,7 +17,9 @@ from jxreg.drr.line import LineRays
 try:
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
-except ImportError:  # a JAX without this backend
+
+    NEEDED = triton.load, triton.store, triton.atomic_add, triton.CompilerParams
+except (ImportError, AttributeError):  # a JAX without this backend
     AVAILABLE = False
 else:
     AVAILABLE = True

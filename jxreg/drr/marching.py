@@ -56,7 +56,8 @@ def _samples(shape, rays: VoxelRays, step) -> tuple[LineRays, Float[Array, " n"]
     count = jnp.where(jnp.isfinite(wanted), wanted, 0.0).astype(jnp.int32)
     dt = width / jnp.maximum(count, 1)
     p = rays.origin[:, None] + enter * rays.direction
-    return LineRays(p, dt * rays.direction, count[None], jnp.zeros(1, jnp.int32)), dt * rays.length
+    nothing = jnp.zeros(1, jnp.int32)  # a kernel takes no empty array
+    return LineRays(p, dt * rays.direction, count[None], nothing), dt * rays.length
 
 
 def _packed(load: Load, shape: Shape, rays: LineRays, k) -> Sampled:

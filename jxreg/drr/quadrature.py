@@ -20,6 +20,8 @@ from jxreg.drr.accumulate import (
 )
 from jxreg.drr.line import LineRays, March, Words
 
+LARGEST_INDEX = 2**31
+
 
 class Quadrature(NamedTuple):
     """One sample of every ray, written once for each way that a volume is stored."""
@@ -56,15 +58,19 @@ def _sums(quadrature: Quadrature, field, rays: LineRays, moments: bool) -> Any:
 
         return sums
 
-    among = range_of(*quadrature.span(shape, rays))
-    cuda = {}
-    if words and kernel.AVAILABLE:
+    def on_cuda(stored, rays, _):
+        return kernel.sums(sample, quadrature.span, shape, stored, rays, moments=moments)
 
-        def on_cuda(stored, rays, _):
-            return kernel.sums(sample, quadrature.span, shape, stored, rays, moments=moments)
+    plain = functools.partial(jax.lax.platform_dependent, cpu=on(loop), default=on(blocks))
+    has_kernel = words and kernel.AVAILABLE and stored.size < LARGEST_INDEX
+    machines = functools.partial(plain, cuda=on_cuda) if has_kernel else plain
+    sums = jax.custom_jvp(machines)
 
-        cuda = {"cuda": on_cuda}
-    sums = jax.lax.platform_dependent(stored, rays, among, cpu=on(loop), default=on(blocks), **cuda)
+    @sums.defjvp
+    def second_derivatives(primals, tangents):  # a kernel has none
+        return jax.jvp(plain, primals, tangents)
+
+    sums = sums(stored, rays, range_of(*quadrature.span(shape, rays)))
     return jax.tree.map(lambda x: x * field.packed.scale[:, None], sums) if words else sums
 
 
@@ -85,7 +91,8 @@ def _scatter(
         return jax.lax.fori_loop(among.start, among.stop, body, zeros)
 
     cuda = {}
-    if kernel.AVAILABLE and cotangent.dtype == jnp.float32:
+    size = cotangent.shape[0] * shape[0] * shape[1] * shape[2]
+    if kernel.AVAILABLE and cotangent.dtype == jnp.float32 and size < LARGEST_INDEX:
 
         def on_cuda(cotangent, rays, _):
             return kernel.scatter(quadrature.corners, quadrature.span, shape, cotangent, rays)

@@ -19,7 +19,7 @@ def render(
         volume: Attenuation [1/mm]; channels (labels, materials) are integrated in one march.
         camera: Geometry of the detector.
         pose: Extrinsic, `camera_from_world`.
-        integrate: Quadrature, `trilinear()` by default, or `siddon()`.
+        integrate: Quadrature, `trilinear()` by default, or `joseph()`, or `siddon()`.
 
     Returns:
         Dimensionless attenuation; air is 0, nothing is rescaled.

@@ -114,7 +114,8 @@ def _packed(load: Load, shape: Shape, rays: LineRays, k) -> Sampled:
     v, u = (cell(rays.p[a] + s * rays.q[a], sizes[a], slices.extruded[a]) for a in (0, 1))
     live = (k >= rays.extra[0]) & (k <= rays.extra[1])
     index = slices.base + k * slices.slice_stride + v.index * slices.row_stride + u.index
-    index = jnp.where(live, index, 0)  # where all is air
+    air = slices.base - PAD * slices.slice_stride  # the first row of the layout, and the next one
+    index = jnp.where(live, index, air)
     value, along, across = bilinear(load, index, slices.row_stride, u, v)
     return Sampled(value, (across * v.moves, along * u.moves), s)
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jxreg.drr.accumulate import range_of
+from jxreg.drr.accumulate import flat_load, range_of
 from jxreg.drr.line import LineRays, March, line_sum
 from jxreg.drr.marching import Integrate
 from jxreg.drr.rays import VoxelRays, nonzero
@@ -175,7 +175,7 @@ def _sums(mu: Float[Array, "c x y z"], walk: _Walk, part, zero, unroll: int):
     Voxel and first sum ride in one complex number, so that one pass makes both. Returns the sums
     and the last voxel.
     """
-    load = _load(mu)
+    load = flat_load(mu)
 
     def turn(carry):
         k, value, (state, *sums) = carry
@@ -191,11 +191,6 @@ def _sums(mu: Float[Array, "c x y z"], walk: _Walk, part, zero, unroll: int):
     start = jnp.int32(0), jnp.zeros_like(zero[0]), (_hidden(walk.first, zero[0]), *zero[1:])
     state, *sums = jax.lax.while_loop(lambda carry: carry[0] < walk.steps, turn, start)[-1]
     return (state.imag, *sums), _bare(state.real[0])
-
-
-def _load(mu: Float[Array, "c x y z"]):
-    at = mu.reshape(mu.shape[0], -1).at
-    return lambda i: at[:, i].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def _hidden(packed: Int[Array, " n"], total: Float[Array, "c n"]):
@@ -250,7 +245,7 @@ def _moments(mu: Float[Array, "c x y z"], rays: LineRays):
     pair = jax.lax.complex(zero, zero)
     (total, u, v), last = _sums(mu, walk, part, (zero, pair, pair), UNROLL_MOMENTS)
     visit, _ = _visit(walk, last)
-    change = jnp.where(walk.first >= 0, _load(mu)(visit.index), 0.0)
+    change = jnp.where(walk.first >= 0, flat_load(mu)(visit.index), 0.0)
     last_u, last_v = crossing(change, visit.t_out, visit.left)
     u, v = u + last_u, v + last_v
     source, end = (_value_at(mu, walk, packed) for packed in walk.inside)
@@ -268,7 +263,7 @@ def _moments(mu: Float[Array, "c x y z"], rays: LineRays):
 def _value_at(mu: Float[Array, "c x y z"], walk: _Walk, packed: Int[Array, " n"]):
     """What is in a packed voxel; 0 where it is negative."""
     index = _index(walk, _unpack(walk.shape, packed))
-    return jnp.where(packed >= 0, _load(mu)(index), 0.0)
+    return jnp.where(packed >= 0, flat_load(mu)(index), 0.0)
 
 
 def _transpose(cotangent: Float[Array, "c n"], rays: LineRays, shape: tuple[int, int, int]):

@@ -35,7 +35,8 @@ def cell(x: Array, size, extruded: tuple[int | Array, int | Array] = (0, 0)) -> 
     padded = x + PAD
     held = jnp.clip(padded, low, high)
     index = held.astype(jnp.int32)
-    return Cell(index, held - index.astype(x.dtype), held == padded)
+    at_face = (held == high) & (jnp.asarray(extruded[1]) > 0)  # no slope towards the padding
+    return Cell(index, held - index.astype(x.dtype), (held == padded) & ~at_face)
 
 
 def inner_cell(x: Array) -> Cell:

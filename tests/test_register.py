@@ -139,6 +139,19 @@ def test_a_similarity_without_features_is_climbed_too(case):
     assert float(mtre(result.pose, truth, LANDMARKS)) < 0.5 * float(mtre(start, truth, LANDMARKS))
 
 
+def test_a_looser_tolerance_takes_fewer_steps_and_an_untruncated_volume_keeps_its_rays(case):
+    volume, image, truth, start = case
+    taken = []
+    for tolerance in (0.01, 1.0):
+        levels = (Level(32, 1, tolerance=tolerance),)
+        config = RegisterConfig(levels=levels, truncated=False)
+        result = register(volume, Frame(image, CAMERA), start, config=config)
+        assert float(result.kept) == 1.0  # no ray is said to miss anything
+        assert float(mtre(result.pose, truth, LANDMARKS)) < 4  # pixels of 8 mm
+        taken.append(int((np.asarray(result.trace.step_mm) > 0).sum()))
+    assert taken[1] < taken[0]
+
+
 def test_positioner_angles_are_a_start(case):
     volume, image, _, _ = case
     carm = CArm(*(jnp.asarray(x) for x in (0.26, 0.09, 0.0, 690.0, [1.0, 2.0, 0.0])))

@@ -325,7 +325,9 @@ def _empty_trace(steps: int, value, pose: jaxlie.SE3) -> RefineTrace:
 
 
 def _record(trace: RefineTrace, count, value, length, pose: jaxlie.SE3) -> RefineTrace:
-    """Writes an entry; one before the first is dropped."""
+    """Writes an entry; one before the first is dropped, as is any of a loop without steps."""
+    if trace.value.shape[0] == 0:
+        return trace
     count = jnp.where(count < 0, trace.value.shape[0], count)
     entry = RefineTrace(value, length, pose)
     return jax.tree.map(lambda all_, one: all_.at[count].set(one, mode="drop"), trace, entry)

@@ -180,7 +180,7 @@ class Steps(NamedTuple):
     step_mm: object
 
 
-def stay(volume, camera, images, starts):
+def stay(volume, camera, images, starts, config):
     """Registration that stays at the start after three of four steps."""
     count = images.shape[0]
     steps = jnp.tile(jnp.array([1.0, 0.5, 0.1, 0.0]), (count, 1))
@@ -194,6 +194,10 @@ def convergence(monkeypatch, path: Path, out: Path, *words: str) -> dict:
     return json.loads(out.read_text())
 
 
+def keys(runs: list[dict]) -> set[tuple]:
+    return {(run["method"], run["frames"], run["case"]) for run in runs}
+
+
 def test_convergence_is_written_row_by_row_and_taken_up_again(monkeypatch, capsys, tmp_path, ct):
     monkeypatch.setattr(bench_convergence, "register_all", stay)
     monkeypatch.setattr(scene, "marcher", lambda scene, samples: plain(300))
@@ -201,14 +205,20 @@ def test_convergence_is_written_row_by_row_and_taken_up_again(monkeypatch, capsy
     hu = (1000 * (np.asarray(ct.mu) / MU_WATER - 1)).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(hu, np.asarray(ct.affine, float)), path)
     report = convergence(monkeypatch, path, out, "--starts", "2", "--batch", "2")
-    assert [(run["frames"], run["case"]) for run in report["runs"]] == [(1, 0), (1, 1), (2, 0)]
+    assert keys(report["runs"]) == {
+        (method, frames, case)
+        for method in bench_convergence.CONFIGS
+        for frames, case in [(1, 0), (1, 1), (2, 0)]
+    }
     for run in report["runs"]:
         assert run["iterations"] == 3
         assert run["converged"] == 0
         assert all(0.1 < mm < 18 for mm in run["mm"])
     again = convergence(monkeypatch, path, out, "--starts", "3", "--batch", "2")
-    assert again["runs"][:3] == report["runs"]
-    assert [(run["frames"], run["case"]) for run in again["runs"][3:]] == [(1, 2)]
+    before = len(report["runs"])
+    assert again["runs"][:before] == report["runs"]
+    added = keys(again["runs"][before:])
+    assert added == {(method, 1, 2) for method in bench_convergence.CONFIGS}
     with pytest.raises(SystemExit, match="other options"):
         convergence(monkeypatch, path, out, "--seed", "1")
     figures.plot_convergence(again, tmp_path / "time.png")

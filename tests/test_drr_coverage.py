@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from drr_oracles import axis_orders, centred
 
-from jxreg import drr
+from jxreg import alignment, drr
+from jxreg.alignment import Scene
 from jxreg.camera import Camera, pixel_grid
 from jxreg.drr.coverage import cut_faces, missing_share, silhouette
 from jxreg.drr.rays import voxel_rays
+from jxreg.frame import Frame
 from jxreg.pose import from_carm
 from jxreg.volume import MU_WATER, Volume
 
@@ -99,6 +101,42 @@ def test_a_whole_patient_misses_nothing():
     camera, pose = view(46.0, secondary=30.0)
     share = share_of(trunk(begins_at=4, ends_at=19), camera, pose)
     np.testing.assert_array_equal(share, 0)
+
+
+def test_a_cut_box_goes_on_as_its_face():
+    """Rays that leave a block of water upwards are as long as those through a block without end."""
+    mu = np.full((12, 12, 9), MU_WATER)
+    volume = Volume.from_array(mu, centred(mu.shape, np.diag([4.0, 4.0, 4.0, 1.0])))
+    camera = Camera.from_sdd(1000.0, (1, 9), (6.0, 6.0))
+    # The central ray enters in the middle of the posterior side, 18 mm below the upper face.
+    pose = from_carm(
+        0.0, 40.0, 0.0, source_to_isocenter=700.0, isocenter=jnp.array([0.0, -24.0, 0.0])
+    )
+    cut = jnp.zeros((2, 3), bool).at[1, 2].set(True)
+    image = np.asarray(drr.render(volume, camera, pose, drr.joseph(cut)))[0]
+    in_air = np.asarray(drr.render(volume, camera, pose, drr.joseph()))[0]
+    u = (np.arange(9) - 4) * 6.0
+    # Twelve slices across y, 4 mm apart; a ray's way per mm of y, from its direction.
+    across = np.sqrt(u**2 + 1000.0**2) / (1000.0 * np.cos(np.radians(40.0)))
+    np.testing.assert_allclose(image, MU_WATER * 48 * across, rtol=1e-3)  # words of 16 bits
+    assert (in_air < 0.8 * image).all()
+
+
+@pytest.mark.parametrize("size", [64, 100])
+def test_few_rays_tell_where_tissue_is_missing(size):
+    """Every pixel asked itself says the same, but for the soft edge between two rays."""
+    _, pose = view(30.0, secondary=30.0)
+    camera = Camera.from_sdd(1000.0, (size, size), (256.0 / size,) * 2)
+    volume = trunk()
+    full = np.asarray(share_of(volume, camera, pose))
+    assert full.max() > 0.9
+    scene = Scene(volume, Frame(jnp.zeros((size, size)), camera), volume, cut_faces(volume))
+    few = np.asarray(alignment._missing(scene, pose, cut_faces(volume)))
+    assert few.shape == full.shape
+    assert np.abs(few - full).mean() < 0.02
+    # A grid shifted by one of its rays would be ten times worse than one in its place.
+    moved = np.roll(full, size // 32, axis=0)
+    assert np.abs(few - full).mean() < 0.5 * np.abs(few - moved).mean()
 
 
 def test_the_silhouette_is_the_shadow_with_a_margin():

@@ -80,16 +80,19 @@ def test_sums_by_blocks_equal_the_loop(kind, monkeypatch):
             np.testing.assert_allclose(a, b, atol=2e-6 * float(jnp.abs(b).max()))
 
 
+@pytest.mark.parametrize("channel_count", [1, 2])
 @pytest.mark.parametrize("kind", QUADRATURES)
-def test_interpreted_scatter_is_the_transpose(kind, monkeypatch):
-    volume, camera, pose = scene()
+def test_interpreted_scatter_is_the_transpose(kind, channel_count, monkeypatch):
+    volume, camera, pose = scene(channel_count)
     rays = captured(kind, monkeypatch, volume, camera, pose)
     q = QUADRATURES[kind]
     few = rays._replace(p=rays.p[:, ::13], q=rays.q[:, ::13], extra=rays.extra[:, ::13])
-    cotangent = jnp.asarray(np.random.default_rng(0).normal(size=(1, few.p.shape[1])), jnp.float32)
+    size = (channel_count, few.p.shape[1])
+    cotangent = jnp.asarray(np.random.default_rng(0).normal(size=size), jnp.float32)
     # Interpreted, an atomic addition forgets equal indices within a block: blocks of one ray.
     found = kernel.scatter(q.corners, q.span, SHAPE, cotangent, few, block_size=1, interpret=True)
-    expected = drr.quadrature.march(q).transpose(cotangent, few, SHAPE).reshape(1, -1)
+    expected = drr.quadrature.march(q).transpose(cotangent, few, SHAPE)
+    expected = expected.reshape(channel_count, -1)
     np.testing.assert_allclose(found, expected, atol=1e-6 * float(jnp.abs(expected).max()))
 
 
@@ -124,16 +127,19 @@ def test_a_batch_lowers_for_an_accelerator(platform):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind", QUADRATURES)
-def test_on_a_gpu_equals_the_cpu(kind):
-    volume, camera, pose = scene()
+@pytest.mark.parametrize("channel_count", [1, 2])
+@pytest.mark.parametrize("kind", [*QUADRATURES, "siddon"])
+def test_on_a_gpu_equals_the_cpu(kind, channel_count):
+    volume, camera, pose = scene(channel_count)
 
     def both(volume, twist):
         def image(mu, twist):
             moved = perturb(pose, twist, volume.isocenter)
-            return drr.render(volume, camera, moved, getattr(drr, kind)())[0]
+            seen = volume if mu is None else Volume(mu, volume.affine, volume.isocenter)
+            return drr.render(seen, camera, moved, getattr(drr, kind)())
 
-        return image(volume.mu, twist), jax.jacfwd(image, 1)(volume.mu, twist)
+        by_mu = jax.grad(lambda mu: (image(mu, twist) ** 2).sum())(volume.mu)
+        return image(None, twist), jax.jacfwd(image, 1)(None, twist), by_mu
 
     twists = jnp.asarray(np.random.default_rng(1).normal(size=(3, 6)) * 0.01, jnp.float32)
     results = []

@@ -10,6 +10,7 @@ import jxreg
 from jxreg import camera as cameras
 from jxreg import drr, metrics, pose
 from jxreg.alignment import Level
+from jxreg.refinement import levenberg_marquardt
 from jxreg.register import RegisterConfig
 
 CAMERA, POSE = view((16, 16))
@@ -30,6 +31,13 @@ def volume_gradient(start):
     return jax.grad(loss)(random_volume().mu)
 
 
+def matched(start):
+    def residuals(pose):
+        return pose.apply(POINTS) - POINTS
+
+    return levenberg_marquardt(residuals, start, pivot=POINTS[0], steps=2)
+
+
 CALLS = {
     "render": lambda p: drr.render(random_volume(), CAMERA, p),
     "volume gradient": volume_gradient,
@@ -37,6 +45,7 @@ CALLS = {
         lambda p: drr.render(random_volume(), CAMERA, jaxlie.SE3(p.wxyz_xyz)).sum()
     ),
     "register": registered,
+    "levenberg_marquardt": matched,
     "perturb": lambda p: pose.perturb(p, jnp.ones(6), POINTS[0]),
     "twist_between": lambda p: pose.twist_between(p, p, POINTS[0]),
     "project_points": lambda p: cameras.project_points(CAMERA, p, POINTS),

@@ -2,7 +2,8 @@
 
 Both work in the tangent space at the current pose: a step is a twist about the pivot (`perturb`),
 differentiated at zero. Both are one compiled loop that stops early, keeps the best pose seen and
-returns a full trace; under `jax.vmap` every item stops for itself.
+returns a full trace; under `jax.vmap` every item stops for itself. `minimise` is the second one for
+more than one pose, or for a pose and other things.
 """
 
 from collections.abc import Callable
@@ -32,20 +33,20 @@ class RefineTrace(NamedTuple):
     """Similarity (`refine`) or half the sum of squares (`levenberg_marquardt`) after the step."""
     step_length: Float[Array, " steps"]
     """Length of the accepted step in the units of the scales (mm at the default scales)."""
-    pose: jaxlie.SE3
+    pose: Any
     """Pose after each step; leading axis steps."""
 
 
 class Refined(NamedTuple):
     """Where a refinement ended."""
 
-    pose: jaxlie.SE3
-    """Best pose seen; from `least_squares` the last accepted one."""
+    pose: Any
+    """Best pose seen; from `least_squares` and `minimise` the last accepted one."""
     value: Float[Array, ""]
     """Its similarity, or half its sum of squares."""
     steps: Int[Array, ""]
     """Steps tried before the stop."""
-    hessian: Float[Array, "6 6"]
+    hessian: Float[Array, "n n"]
     """J^T J of the residuals at the best pose, per mm and rad; zeros from `refine`."""
     trace: RefineTrace
 
@@ -118,16 +119,42 @@ class LeastSquares(NamedTuple):
     What is costly is observed once a pose, with its derivatives; what is cheap is made of it anew.
     """
 
-    observe: Callable[[jaxlie.SE3], Array]
+    observe: Callable[[Any], Array]
     """What a pose predicts, a DRR."""
-    settle: Callable[[jaxlie.SE3, Array], Any]
+    settle: Callable[[Any, Array], Any]
     """Terms of the comparison at a pose: held while the step from there is judged."""
-    residuals: Callable[[jaxlie.SE3, Array, Any], Any]
+    residuals: Callable[[Any, Array, Any], Any]
     """Residuals of pose and observation under some terms, an array or a pytree of arrays."""
     value: Callable[[Float[Array, ""], Any], Float[Array, ""]] = lambda half_squares, terms: (
         half_squares
     )
     """What the trace records of half the sum of squares and the terms."""
+
+
+class Motion(NamedTuple):
+    """How a step moves what is sought: one pose, or anything that hangs on more parameters."""
+
+    scale: Float[Array, " n"]
+    """Unit of each parameter in the trust region; parameters come in units of mm and rad."""
+    move: Callable[[Any, Float[Array, " n"]], Any]
+    """What is sought after a step."""
+    nudge: Callable[[Any, Float[Array, " n"]], Any]
+    """The same to first order: all that a derivative at a step of zero needs."""
+
+
+def rigid_motion(
+    pivot: Float[Array, "3"],
+    dtype: Any,
+    translation_scale: float = TRANSLATION_SCALE,
+    rotation_scale: float = ROTATION_SCALE,
+) -> Motion:
+    """Motion of one pose by a twist about a world point [mm]."""
+    scale = jnp.array([translation_scale] * 3 + [rotation_scale] * 3, dtype)
+    return Motion(
+        scale,
+        lambda pose, twist: perturb(pose, twist, pivot),
+        lambda pose, twist: nudge(pose, twist, pivot),
+    )
 
 
 def levenberg_marquardt(
@@ -185,21 +212,20 @@ def levenberg_marquardt(
 class _Seen(NamedTuple):
     """An observation at a pose."""
 
-    pose: jaxlie.SE3
+    pose: Any
     observation: Array
     columns: Array
-    """Its derivatives by the six parameters."""
+    """Its derivatives by the parameters."""
 
 
 class _Model(NamedTuple):
     """Half the sum of squares near a pose, to second order (Gauss-Newton)."""
 
     value: Float[Array, ""]
-    gradient: Float[Array, "6"]
-    hessian: Float[Array, "6 6"]
+    gradient: Float[Array, " n"]
+    hessian: Float[Array, "n n"]
 
 
-@full_precision
 def least_squares(
     problem: LeastSquares,
     pose: jaxlie.SE3,
@@ -213,31 +239,59 @@ def least_squares(
 ) -> tuple[Refined, Any]:
     """`levenberg_marquardt` on a problem whose terms are settled anew at every accepted pose.
 
+    Returns:
+        The last accepted pose, and the terms there.
+    """
+    motion = rigid_motion(pivot, pose.wxyz_xyz.dtype, translation_scale, rotation_scale)
+    return minimise(problem, pose, motion, steps=steps, damping=damping, tolerance=tolerance)
+
+
+@full_precision
+def minimise(
+    problem: LeastSquares,
+    pose: Any,
+    motion: Motion,
+    *,
+    steps: int,
+    damping: float = 1e-2,
+    tolerance: float | Float[Array, ""] = 1e-3,
+) -> tuple[Refined, Any]:
+    """Least squares over any parameters, the terms settled anew at every accepted pose.
+
     A step is accepted if it lowers the sum of squares under the terms that it was made with. Each
     step costs one observation with its derivatives, whatever becomes of it.
+
+    Args:
+        problem: What is observed and compared.
+        pose: Start: whatever `problem` and `motion` take for a pose, a pytree.
+        motion: How parameters move it.
+        steps: Largest number of steps.
+        damping: As in `levenberg_marquardt`.
+        tolerance: As in `levenberg_marquardt`.
 
     Returns:
         The last accepted pose, and the terms there.
     """
-    scale = _scale(translation_scale, rotation_scale, pose)
+    scale = motion.scale
     zero = jnp.zeros((), scale.dtype)
+    unit = jnp.eye(scale.size, dtype=scale.dtype)
 
     def see(pose) -> _Seen:
         def at(parameters):
-            return problem.observe(_nudged(pose, scale * parameters, pivot))
+            return problem.observe(motion.nudge(pose, scale * parameters))
 
         image, push = jax.linearize(at, jnp.zeros_like(scale))
-        return _Seen(pose, image, jax.vmap(push)(jnp.eye(6, dtype=scale.dtype)))
+        return _Seen(pose, image, jax.vmap(push)(unit))
 
     def judge(seen: _Seen, terms) -> _Model:
         def at(parameters):
             image = seen.observation + jnp.tensordot(parameters, seen.columns, 1)
             return _flat(
-                problem.residuals(_nudged(seen.pose, scale * parameters, pivot), image, terms)
+                problem.residuals(motion.nudge(seen.pose, scale * parameters), image, terms)
             )
 
         r, push = jax.linearize(at, jnp.zeros_like(scale))
-        jacobian = jax.vmap(push)(jnp.eye(6, dtype=scale.dtype))
+        jacobian = jax.vmap(push)(unit)
         return _Model(0.5 * (r @ r), product(jacobian, r), product(jacobian, jacobian.T))
 
     def settle(seen: _Seen):
@@ -256,7 +310,7 @@ def least_squares(
         value = problem.value(model.value, terms)
         trace = _record(trace, count - 1, value, jnp.where(better, length, 0.0), seen.pose)
         step = -_solve(model.hessian, model.gradient, damping)
-        trial_pose = perturb(seen.pose, scale * step, pivot)
+        trial_pose = motion.move(seen.pose, scale * step)
         return count + 1, trial_pose, jnp.linalg.norm(step), seen, terms, model, damping, trace
 
     def going(carry):
@@ -281,7 +335,7 @@ def _zeros_of(function, *args):
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
-def _nudged(pose: jaxlie.SE3, twist: Float[Array, "6"], pivot: Float[Array, "3"]) -> jaxlie.SE3:
+def nudge(pose: jaxlie.SE3, twist: Float[Array, "6"], pivot: Float[Array, "3"]) -> jaxlie.SE3:
     """`perturb` to first order: all that a derivative at a twist of zero needs."""
     shift, turn = twist[:3], twist[3:]
     w, xyz = pose.rotation().wxyz[0], pose.rotation().wxyz[1:]
@@ -318,13 +372,13 @@ def _select(condition, chosen, other):
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)
 
 
-def _empty_trace(steps: int, value, pose: jaxlie.SE3) -> RefineTrace:
+def _empty_trace(steps: int, value, pose) -> RefineTrace:
     zeros = jnp.zeros(steps, value.dtype)
     poses = jax.tree.map(lambda x: jnp.broadcast_to(x, (steps, *x.shape)), pose)
     return RefineTrace(jnp.full_like(zeros, value), zeros, poses)
 
 
-def _record(trace: RefineTrace, count, value, length, pose: jaxlie.SE3) -> RefineTrace:
+def _record(trace: RefineTrace, count, value, length, pose) -> RefineTrace:
     """Writes an entry; one before the first is dropped, as is any of a loop without steps."""
     if trace.value.shape[0] == 0:
         return trace

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jxreg import metrics, pose, similarity
     from jxreg.camera import Camera
     from jxreg.drr import render
+    from jxreg.evaluation import evaluate
     from jxreg.frame import Frame
     from jxreg.io import load_frames, load_volume
     from jxreg.refinement import refine
@@ -26,6 +27,7 @@ __all__ = [
     "RegisterConfig",
     "Registration",
     "Volume",
+    "evaluate",
     "load_frames",
     "load_volume",
     "metrics",
@@ -42,6 +44,7 @@ _MODULES = {
     "RegisterConfig": "register",
     "Registration": "register",
     "Volume": "volume",
+    "evaluate": "evaluation",
     "load_frames": "io",
     "load_volume": "io",
     "refine": "refinement",

@@ -7,7 +7,7 @@ under the mask that it was made with.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +89,8 @@ class Scene(NamedTuple):
     """The coarsest volume, which says where rays miss tissue."""
     cut: Bool[Array, "2 3"] | None
     """Faces of the grid that cut through the anatomy; None if the volume is all there is."""
+    background: Float[Array, "rows columns"] | None = None
+    """DRR of what else is in the image and stays where it is."""
 
 
 class Terms(NamedTuple):
@@ -106,14 +108,14 @@ class Terms(NamedTuple):
 
 
 class Aligned(NamedTuple):
-    """What one level did."""
+    """What one level did; of several bodies and views (`rig`) the pose is a rig."""
 
-    pose: jaxlie.SE3
+    pose: Any
     trace: RefineTrace
     """The value is the similarity."""
-    terms: Terms
-    """At the pose found."""
-    hessian: Float[Array, "6 6"]
+    terms: Any
+    """`Terms` at the pose found."""
+    hessian: Float[Array, "n n"]
     """J^T J of the features and of the prior, whose weight is the variance."""
 
 
@@ -123,11 +125,20 @@ def focus(volume: Volume, frame: Frame, pose: jaxlie.SE3, pixels: int) -> Frame:
     The window holds the projection of the volume's grid, and a quarter more on each side for a
     start that is off, as far as the image reaches.
     """
+    return focus_on_all((volume,), frame, (pose,), pixels)
+
+
+def focus_on_all(
+    volumes: tuple[Volume, ...], frame: Frame, poses: tuple[jaxlie.SE3, ...], pixels: int
+) -> Frame:
+    """`focus` on several volumes, each at its own pose."""
     rows, columns = frame.camera.image_size
-    sides = jnp.array(volume.mu.shape[-3:], volume.affine.dtype) - 1
-    index = jnp.stack(jnp.meshgrid(*([jnp.array([0.0, 1.0])] * 3), indexing="ij"), -1)
-    corners = index.reshape(8, 3) * sides @ volume.affine[:3, :3].T + volume.affine[:3, 3]
-    projected = project_points(frame.camera, pose, corners)
+    projected = jnp.concatenate(
+        [
+            project_points(frame.camera, pose, _corners(volume))
+            for volume, pose in zip(volumes, poses, strict=True)
+        ]
+    )
     low, high = projected.min(0), projected.max(0)
     margin = 0.25 * (high - low)
     last = jnp.array([columns, rows], low.dtype) - 0.5
@@ -138,11 +149,31 @@ def focus(volume: Volume, frame: Frame, pose: jaxlie.SE3, pixels: int) -> Frame:
     return window(frame, (low + high - side) / 2, side, pixels)
 
 
+def _corners(volume: Volume) -> Float[Array, "8 3"]:
+    sides = jnp.array(volume.mu.shape[-3:], volume.affine.dtype) - 1
+    index = jnp.stack(jnp.meshgrid(*([jnp.array([0.0, 1.0])] * 3), indexing="ij"), -1)
+    return index.reshape(8, 3) * sides @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+
+
 def scene(volume: Volume, finest: Frame, cut: Bool[Array, "2 3"] | None, level: Level) -> Scene:
     """What a level compares: image and volume at its resolution."""
+    return Scene(volume_at(volume, level), frame_at(finest, level), coarsest(volume), cut)
+
+
+def volume_at(volume: Volume, level: Level) -> Volume:
+    """The volume at a level's resolution."""
     pyramid = (volume, *volume.coarser)
-    frame = downsample(finest, finest.image.shape[-1] // level.pixels)
-    return Scene(pyramid[min(level.voxels, len(pyramid) - 1)], frame, pyramid[-1], cut)
+    return pyramid[min(level.voxels, len(pyramid) - 1)]
+
+
+def coarsest(volume: Volume) -> Volume:
+    """The last level of the pyramid."""
+    return volume.coarser[-1] if volume.coarser else volume
+
+
+def frame_at(finest: Frame, level: Level) -> Frame:
+    """The window of the image at a level's resolution."""
+    return downsample(finest, finest.image.shape[-1] // level.pixels)
 
 
 def align(scene: Scene, level: Level, pose: jaxlie.SE3, start: jaxlie.SE3, prior: Prior) -> Aligned:
@@ -172,33 +203,60 @@ def look(scene: Scene, level: Level, pose: jaxlie.SE3, prior: Prior) -> Terms:
 
 
 def _comparison(scene: Scene, level: Level, start: jaxlie.SE3, prior: Prior) -> LeastSquares:
-    """Differences of features, with the prior.
+    """Differences of features, with the prior."""
+
+    def observe(pose):
+        return predict((scene,), (pose,))
+
+    def settle_at(pose, image) -> Terms:
+        return settle((scene,), level, (pose,), image, prior)
+
+    def residuals(pose, image, terms: Terms):
+        belief = departure(start, pose, scene.volume.isocenter, prior)
+        return difference(level, image, terms), jnp.sqrt(terms.variance) * belief
+
+    return LeastSquares(observe, settle_at, residuals, lambda _, terms: terms.similarity)
+
+
+def predict(
+    scenes: tuple[Scene, ...], poses: tuple[jaxlie.SE3, ...]
+) -> Float[Array, "rows columns"]:
+    """One image of one or several volumes, each at its pose, over the background."""
+    image = sum(_drr(scene, pose) for scene, pose in zip(scenes, poses, strict=True))
+    background = scenes[0].background
+    return image if background is None else image + background
+
+
+def settle(
+    scenes: tuple[Scene, ...],
+    level: Level,
+    poses: tuple[jaxlie.SE3, ...],
+    image: Float[Array, "rows columns"],
+    prior: Prior,
+) -> Terms:
+    """How an image and its prediction are compared.
 
     The DRR gets the amount of scatter that explains the image best. Without it dense anatomy looks
     too contrasted, and the pose comes out too near or too far: on a head by 2 mm.
     """
-    features = FEATURES.get(level.similarity, FEATURES["local_ncc"])(level)
+    features = _features(level)
+    mask, shadow = _usable(scenes, level, poses, image)
+    fixed = features(scenes[0].frame.image, mask)
+    scatter = jnp.zeros((), image.dtype)
+    if level.scatter:
+        scatter = _fitted_scatter(lambda s: features(add_scatter(image, s), mask), fixed)
+    moving = features(add_scatter(image, scatter), mask)
+    variance = ((moving - fixed) ** 2).sum() / prior.pixels
+    return Terms(mask, shadow, scatter, fixed, similarity.inner(moving, fixed), variance)
 
-    def settle(pose, image) -> Terms:
-        mask, shadow = _usable(scene, level, pose, image)
-        fixed = features(scene.frame.image, mask)
-        scatter = jnp.zeros((), image.dtype)
-        if level.scatter:
-            scatter = _fitted_scatter(lambda s: features(add_scatter(image, s), mask), fixed)
-        moving = features(add_scatter(image, scatter), mask)
-        variance = ((moving - fixed) ** 2).sum() / prior.pixels
-        value = similarity.inner(moving, fixed)
-        return Terms(mask, shadow, scatter, fixed, value, variance)
 
-    def residuals(pose, image, terms: Terms):
-        moving = features(add_scatter(image, terms.scatter), terms.mask)
-        belief = departure(start, pose, scene.volume.isocenter, prior)
-        return moving - terms.fixed, jnp.sqrt(terms.variance) * belief
+def difference(level: Level, image: Float[Array, "rows columns"], terms: Terms) -> Array:
+    """Features of a prediction, less those of the image, under some terms."""
+    return _features(level)(add_scatter(image, terms.scatter), terms.mask) - terms.fixed
 
-    def observe(pose):
-        return _drr(scene, pose)
 
-    return LeastSquares(observe, settle, residuals, lambda _, terms: terms.similarity)
+def _features(level: Level):
+    return FEATURES.get(level.similarity, FEATURES["local_ncc"])(level)
 
 
 def _fitted_scatter(features_of, fixed: Array) -> Float[Array, ""]:
@@ -216,9 +274,9 @@ def _climb(scene: Scene, level: Level, pose: jaxlie.SE3) -> tuple[jaxlie.SE3, Re
     schedule = optax.cosine_decay_schedule(2.0, level.gradient_steps, 0.05)
 
     def one_climb(pose, _):
-        mask, _ = _usable(scene, level, pose, _drr(scene, pose))
+        mask, _ = _usable((scene,), level, (pose,), predict((scene,), (pose,)))
         refined = refine(
-            lambda pose: measure(_drr(scene, pose), scene.frame.image, mask),
+            lambda pose: measure(predict((scene,), (pose,)), scene.frame.image, mask),
             pose,
             optax.adam(schedule),
             pivot=scene.volume.isocenter,
@@ -241,12 +299,14 @@ def _drr(scene: Scene, pose: jaxlie.SE3) -> Float[Array, "rows columns"]:
     return image if image.ndim == 2 else image.sum(0)
 
 
-def _usable(scene: Scene, level: Level, pose: jaxlie.SE3, image: Float[Array, "rows columns"]):
-    """Weight of each pixel at a pose, and the volume's shadow alone."""
-    shadow = silhouette(image, level.margin)
-    mask = valid_mask(scene.frame) * shadow
-    if scene.cut is not None:
-        mask = mask * jnp.clip(1 - _missing(scene, pose, scene.cut) / level.missing, 0, 1)
+def _usable(scenes: tuple[Scene, ...], level: Level, poses, image: Float[Array, "rows columns"]):
+    """Weight of each pixel, and the shadow of the volumes alone, without the background."""
+    background = scenes[0].background
+    shadow = silhouette(image if background is None else image - background, level.margin)
+    mask = valid_mask(scenes[0].frame) * shadow
+    for scene, pose in zip(scenes, poses, strict=True):
+        if scene.cut is not None:
+            mask = mask * jnp.clip(1 - _missing(scene, pose, scene.cut) / level.missing, 0, 1)
     return mask, shadow
 
 

@@ -1,28 +1,31 @@
 """Registration of one X-ray image: start, coarse-to-fine refinement, verdict."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, no_type_check
+from typing import Any, NamedTuple, no_type_check
 
 import jax
 import jax.numpy as jnp
 import jaxlie
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jxreg import alignment
-from jxreg.alignment import Aligned, Level, Prior, Terms
-from jxreg.camera import project_points
+from jxreg.alignment import Aligned, Level, Prior
+from jxreg.camera import Camera
 from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
-from jxreg.frame import Frame, valid_mask
+from jxreg.evidence import Look, evidence_of
+from jxreg.frame import Frame
 from jxreg.pose import from_carm
 from jxreg.precision import full_precision
-from jxreg.refinement import RefineTrace
-from jxreg.verdict import Evidence, Status, Thresholds, judge
+from jxreg.verdict import Status, Thresholds, judge
 from jxreg.volume import Volume
 
 STEP = Prior(shift=1.0, depth=10.0, rotation=0.02)
 """What counts as a step of 1 mm; one image hardly sees the depth."""
+HOPELESS = (Status.NON_FINITE, Status.NO_SIGNAL, Status.OUT_OF_VIEW)
+"""Verdicts of input that no registration can use: the start comes back."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,21 @@ class Trace(NamedTuple):
     pose: jaxlie.SE3
 
 
+class Views(NamedTuple):
+    """The images of a registration that had several, each alone; leading axis views."""
+
+    camera_from_rig: jaxlie.SE3
+    """As they were given, or as they were found if their geometry was sought."""
+    camera: tuple[Camera, ...]
+    """The same of the cameras themselves; a tuple, since images may differ in size."""
+    status: Int[Array, " views"]
+    """The verdict that each image would get alone, at the common pose."""
+    similarity: Float[Array, " views"]
+    initial_similarity: Float[Array, " views"]
+    coverage: Float[Array, " views"]
+    kept: Float[Array, " views"]
+
+
 @no_type_check  # JAX rebuilds pytrees from tracers, None and batched leaves
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -77,6 +95,8 @@ class Registration:
     kept: Float[Array, "*batch"]
     """Fraction of the shadow's pixels that could be used: valid, and not truncated."""
     trace: Trace
+    views: Views | None = None
+    """Of `register_views` and `register_bodies`: each image alone, with a leading axis."""
 
 
 def register(
@@ -134,109 +154,81 @@ def initial_pose(volume: Volume, frame: Frame) -> jaxlie.SE3:
 def _register(
     volume: Volume, frame: Frame, start: jaxlie.SE3, config: RegisterConfig
 ) -> Registration:
-    levels = config.levels
-    if config.similarity is not None:
-        levels = [replace(level, similarity=config.similarity) for level in levels]
+    levels = levels_of(config)
     finest = alignment.focus(volume, frame, start, max(level.pixels for level in levels))
     cut = cut_faces(volume) if config.truncated else None
-    pose, traces = start, []
-    for number, level in enumerate(levels):
+
+    def align(level: Level, pose: jaxlie.SE3) -> Aligned:
         scene = alignment.scene(volume, finest, cut, level)
-        aligned = alignment.align(scene, level, pose, start, config.prior)
-        pose = aligned.pose
-        traces.append(_trace(aligned.trace, number))
-    trace = jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)
-    first, last = alignment.look(scene, level, start, config.prior), aligned.terms
-    evidence = Evidence(
-        finite=_all_finite(volume, frame, start, last),
-        contrast=_contrast(volume, frame),
-        overlap=jnp.minimum(
-            _overlap(volume, frame, first, start), _overlap(volume, frame, last, pose)
-        ),
-        kept=_fraction(last.mask, last.shadow),
-        similarity=last.similarity,
-        initial_similarity=first.similarity,
-        last_step=_last_step(volume, start, trace),
+        return alignment.align(scene, level, pose, start, config.prior)
+
+    aligned, trace = through(levels, start, align)
+    scene = alignment.scene(volume, finest, cut, levels[-1])
+    first = alignment.look(scene, levels[-1], start, config.prior)
+    last_step = alignment.departure(*last_two(start, trace), volume.isocenter, STEP)
+    evidence = evidence_of(
+        volume,
+        frame,
+        Look(start, first),
+        Look(aligned.pose, aligned.terms),
+        jnp.linalg.norm(last_step),
     )
     status = judge(evidence, config.thresholds)
-    hopeless = (Status.NON_FINITE, Status.NO_SIGNAL, Status.OUT_OF_VIEW)
-    nothing = jnp.isin(status, jnp.array(hopeless))
-    pose = jax.tree.map(lambda a, b: jnp.where(nothing, a, b), start, pose)
     return Registration(
-        pose,
+        unless_hopeless(status, aligned.pose, start),
         status,
-        last.similarity,
-        first.similarity,
-        _covariance(aligned),
-        last.shadow.mean(),
+        evidence.similarity,
+        evidence.initial_similarity,
+        covariance(aligned),
+        aligned.terms.shadow.mean(),
         evidence.kept,
         trace,
     )
 
 
-def _trace(trace: RefineTrace, number: int) -> Trace:
-    level = jnp.full(trace.value.size, number, jnp.int32)
-    return Trace(trace.value, trace.step_length, level, trace.pose)
+def levels_of(config: RegisterConfig) -> list[Level]:
+    """The levels, with the one similarity if the configuration names one."""
+    if config.similarity is None:
+        return list(config.levels)
+    return [replace(level, similarity=config.similarity) for level in config.levels]
 
 
-def _last_step(volume: Volume, start: jaxlie.SE3, trace: Trace) -> Float[Array, ""]:
-    """How far the last step went, in the units of `STEP`; 0 if there was none or it was refused."""
+def through(
+    levels: list[Level], start: Any, align: Callable[[Level, Any], Aligned]
+) -> tuple[Aligned, Trace]:
+    """From coarse to fine: what the last level did, and every step."""
+    pose, traces = start, []
+    for number, level in enumerate(levels):
+        aligned = align(level, pose)
+        pose = aligned.pose
+        size = aligned.trace.value.size
+        traces.append(
+            Trace(
+                aligned.trace.value,
+                aligned.trace.step_length,
+                jnp.full(size, number, jnp.int32),
+                aligned.trace.pose,
+            )
+        )
+    return aligned, jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)
+
+
+def last_two(start: Any, trace: Trace) -> tuple[Any, Any]:
+    """The pose before the last step and after it; the same if it was refused."""
     path = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, trace.pose)
     before, after = (jax.tree.map(lambda x, i=i: x[i], path) for i in (-2, -1))
-    return jnp.linalg.norm(alignment.departure(before, after, volume.isocenter, STEP))
+    return before, after
 
 
-def _covariance(aligned: Aligned) -> Float[Array, "6 6"]:
+def unless_hopeless(status: Int[Array, ""], found: Any, start: Any) -> Any:
+    """What was found; the start if there was nothing to find."""
+    nothing = jnp.isin(status, jnp.array(HOPELESS))
+    return jax.tree.map(lambda a, b: jnp.where(nothing, a, b), start, found)
+
+
+def covariance(aligned: Aligned) -> Float[Array, "n n"]:
     """Variance of a measurement times the inverse of J^T J; infinite where nothing is known."""
     hessian = aligned.hessian
     scale = jnp.sqrt(jnp.maximum(jnp.diag(hessian), 1e-30))
     inverse = jnp.linalg.inv(hessian / (scale[:, None] * scale))
     return aligned.terms.variance * inverse / (scale[:, None] * scale)
-
-
-def _all_finite(volume: Volume, frame: Frame, start: jaxlie.SE3, last: Terms) -> Bool[Array, ""]:
-    mask = jnp.ones_like(frame.image) if frame.mask is None else frame.mask
-    image = jnp.where(mask > 0, frame.image, 0.0)
-    parts = (
-        image,
-        _coarsest(volume).mu.sum(),
-        start.wxyz_xyz,
-        frame.camera.intrinsic,
-        last.similarity,
-    )
-    return jnp.stack([jnp.isfinite(part).all() for part in parts]).all()
-
-
-def _contrast(volume: Volume, frame: Frame) -> Float[Array, ""]:
-    """Standard deviation of the valid image; 0 where image or volume is empty."""
-    mask = valid_mask(frame)
-    total = jnp.maximum(mask.sum(), 1.0)
-    image = jnp.where(mask > 0, frame.image, 0.0)
-    mean = (mask * image).sum() / total
-    deviation = jnp.sqrt((mask * (image - mean) ** 2).sum() / total)
-    return jnp.where(_coarsest(volume).mu.max() > 1e-6, deviation, 0.0)
-
-
-def _overlap(volume: Volume, frame: Frame, terms: Terms, pose: jaxlie.SE3) -> Float[Array, ""]:
-    """The larger one of the volume's share on the image and the image's share in shadow."""
-    coarse = _coarsest(volume)
-    mu = coarse.mu.reshape(-1, *coarse.mu.shape[-3:]).sum(0)[::2, ::2, ::2]
-    axes = [jnp.arange(0, n, 2, dtype=mu.dtype) for n in coarse.mu.shape[-3:]]
-    index = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    points = index @ coarse.affine[:3, :3].T + coarse.affine[:3, 3]
-    rows, columns = frame.camera.image_size
-    pixels = project_points(frame.camera, pose, points)
-    inside = ((pixels > -0.5) & (pixels < jnp.array([columns, rows]) - 0.5)).all(1)
-    inside &= pose.apply(points)[:, 2] > 0
-    weight = mu.ravel()
-    share = (weight * inside).sum() / jnp.maximum(weight.sum(), 1e-12)
-    return jnp.maximum(share, terms.shadow.mean() * inside.any())
-
-
-def _fraction(mask: Array, shadow: Array) -> Float[Array, ""]:
-    return (mask * shadow).sum() / jnp.maximum(shadow.sum(), 1.0)
-
-
-def _coarsest(volume: Volume) -> Volume:
-    """Stands for the whole volume where a sum is asked, without reading all of it."""
-    return volume.coarser[-1] if volume.coarser else volume

@@ -1,0 +1,216 @@
+"""One level of a registration of several images, several bodies, or both: one least squares.
+
+Cameras that keep their places to each other are a rig, with axes of its own; a body has a pose in
+it. Every camera sees the sum of the bodies. What is compared in each image, and how, is as in
+`alignment`; here the residuals of all images are put together. The geometry of the rig may be
+sought as well, each part of it held by a Gaussian prior.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jaxlie
+from jaxtyping import Array, Float
+
+from jxreg.alignment import Aligned, Level, Prior, Scene, Terms, departure, difference
+from jxreg.alignment import predict as predict_image
+from jxreg.alignment import settle as settle_image
+from jxreg.camera import Camera, pixel_spacing
+from jxreg.pose import perturb
+from jxreg.refinement import (
+    ROTATION_SCALE,
+    TRANSLATION_SCALE,
+    LeastSquares,
+    Motion,
+    minimise,
+    nudge,
+)
+
+LENS_SCALE = (0.002, 1.0, 1.0)
+"""Units of the optimizer: of the logarithm of the SDD, and of the principal point [mm]."""
+VIEW_AXIS = Scene(None, 0, None, None, 0)  # pyright: ignore[reportArgumentType]
+"""What of a scene has a leading axis of views."""
+
+
+class Rig(NamedTuple):
+    """What is sought: bodies and cameras in a common frame."""
+
+    bodies: jaxlie.SE3
+    """Poses of the bodies, `rig_from_world`; leading axis bodies."""
+    cameras: jaxlie.SE3
+    """`camera_from_rig`; leading axis views."""
+    lens: Float[Array, "views 3"]
+    """Logarithm of the factor on the SDD, and shift (u, v) of the principal point [mm]."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What is sought besides the poses of the bodies, each with the prior that holds it."""
+
+    cameras: Prior | None = None
+    """How far each camera may be from its place in the rig; None: it is where it is said to be."""
+    sdd: float = 0.0
+    """Standard deviation of each SDD, as a fraction of it; 0: it is known."""
+    principal_point: float = 0.0
+    """Standard deviation of each principal point along u and v [mm]; 0: it is known."""
+
+    @property
+    def lens(self) -> tuple[float, float, float]:
+        """Standard deviations of `Rig.lens`; 0 for what is known."""
+        return self.sdd, self.principal_point, self.principal_point
+
+
+class RigTerms(NamedTuple):
+    """How images and DRRs are compared: `Terms` of every image, and of all together."""
+
+    views: Terms
+    """Leading axis views."""
+    similarity: Float[Array, ""]
+    """Mean of the images."""
+    variance: Float[Array, ""]
+    """Mean of the images."""
+
+
+def align_rig(
+    scenes: tuple[Scene, ...], level: Level, rig: Rig, start: Rig, geometry: Geometry, prior: Prior
+) -> Aligned:
+    """Refines a rig at one level.
+
+    Args:
+        scenes: One for each body; their frame and background have a leading axis of views.
+        level: The level; its similarity has features.
+        rig: Where to begin.
+        start: Where the priors are.
+        geometry: What is sought besides the bodies.
+        prior: Of each body, about its isocenter in the axes of the rig.
+
+    Returns:
+        The rig as pose, terms as `RigTerms`; the Hessian is by the parameters of `motion_of`.
+    """
+    pivots = jnp.stack([scene.volume.isocenter for scene in scenes])
+
+    def observe(rig):
+        return _per_view(predict_image, scenes, rig)
+
+    def settle(rig, images) -> RigTerms:
+        return settle_rig(scenes, level, rig, images, prior)
+
+    def residuals(rig, images, terms: RigTerms):
+        apart = jax.vmap(lambda image, terms: difference(level, image, terms))(images, terms.views)
+        belief = _departures(start, rig, pivots, geometry, prior)
+        return apart, jnp.sqrt(terms.variance) * belief
+
+    refined, terms = minimise(
+        LeastSquares(observe, settle, residuals, lambda _, terms: terms.similarity),
+        rig,
+        motion_of(start, pivots, geometry),
+        steps=level.steps,
+        tolerance=level.tolerance,
+    )
+    return Aligned(refined.pose, refined.trace, terms, refined.hessian)
+
+
+def settle_rig(
+    scenes: tuple[Scene, ...], level: Level, rig: Rig, images: Float[Array, "v h w"], prior: Prior
+) -> RigTerms:
+    """How the images and what the rig predicts of them are compared."""
+
+    def settle(scenes, poses, image):
+        return settle_image(scenes, level, poses, image, prior)
+
+    views = _per_view(settle, scenes, rig, images)
+    return RigTerms(views, views.similarity.mean(), views.variance.mean())
+
+
+def predict_rig(scenes: tuple[Scene, ...], rig: Rig) -> Float[Array, "views rows columns"]:
+    """What every camera sees."""
+    return _per_view(predict_image, scenes, rig)
+
+
+def _per_view(function: Callable, scenes: tuple[Scene, ...], rig: Rig, *more) -> Any:
+    """`function(scenes, poses, ...)` of each view, its camera as the rig has it."""
+
+    def at(scenes, camera_from_rig, lens, *more):
+        frame = scenes[0].frame
+        frame = replace(frame, camera=with_lens(frame.camera, lens))
+        poses = tuple(camera_from_rig @ body_of(rig, b) for b in range(len(scenes)))
+        return function(tuple(scene._replace(frame=frame) for scene in scenes), poses, *more)
+
+    axes = ((VIEW_AXIS,) * len(scenes), 0, 0, *(0 for _ in more))
+    return jax.vmap(at, in_axes=axes)(scenes, rig.cameras, rig.lens, *more)
+
+
+def body_of(rig: Rig, number: int) -> jaxlie.SE3:
+    """Pose of one body, `rig_from_world`."""
+    return jax.tree.map(lambda x: x[number], rig.bodies)
+
+
+def with_lens(camera: Camera, lens: Float[Array, "3"]) -> Camera:
+    """A camera whose detector is further away or shifted.
+
+    Args:
+        camera: The camera as it was thought to be.
+        lens: Logarithm of the factor on its SDD, shift (u, v) of its principal point [mm].
+    """
+    row, column = pixel_spacing(camera)
+    stretch = jnp.exp(lens[0])
+    focal = camera.intrinsic[:2, :2] * stretch
+    centre = camera.intrinsic[:2, 2] + lens[1:] / jnp.stack([column, row])
+    intrinsic = camera.intrinsic.at[:2, :2].set(focal).at[:2, 2].set(centre)
+    return replace(camera, intrinsic=intrinsic, sdd=camera.sdd * stretch)
+
+
+def motion_of(start: Rig, pivots: Float[Array, "bodies 3"], geometry: Geometry) -> Motion:
+    """How a step moves a rig: twists of the bodies, then of the cameras, then their lenses.
+
+    Bodies turn about their isocenters in the axes of the rig. A camera moves as if the isocenter of
+    the first body moved before it, so that all its parameters count in mm at the patient.
+    """
+    bodies, views = pivots.shape[0], start.lens.shape[0]
+    centre = body_of(start, 0).apply(pivots[0])
+    sought = [k for k, deviation in enumerate(geometry.lens) if deviation > 0]
+    twist = [TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3
+    cameras = views if geometry.cameras is not None else 0
+    scale = twist * (bodies + cameras) + [LENS_SCALE[k] for k in sought] * views
+
+    def by(how):
+        def moved(rig: Rig, parameters) -> Rig:
+            ends = 6 * bodies, 6 * (bodies + cameras)
+            twists, camera_twists, lens = jnp.split(parameters, ends)
+            poses = jax.vmap(how)(rig.bodies, twists.reshape(-1, 6), pivots)
+            places = rig.cameras
+            if cameras:
+                twists = camera_twists.reshape(-1, 6)
+                places = jax.vmap(how, in_axes=(0, 0, None))(places, twists, centre)
+            change = rig.lens
+            if sought:
+                change = change.at[:, jnp.array(sought)].add(lens.reshape(views, -1))
+            return Rig(poses, places, change)
+
+        return moved
+
+    return Motion(jnp.array(scale, start.lens.dtype), by(perturb), by(nudge))
+
+
+def _departures(
+    start: Rig, rig: Rig, pivots: Float[Array, "bodies 3"], geometry: Geometry, prior: Prior
+) -> Float[Array, " n"]:
+    """How far everything is from the start, in standard deviations of its prior."""
+
+    def away(start, pose, pivot, prior):
+        return departure(start, pose, pivot, prior)
+
+    parts = [
+        jax.vmap(lambda a, b, pivot: away(a, b, pivot, prior))(start.bodies, rig.bodies, pivots)
+    ]
+    if geometry.cameras is not None:
+        centre = body_of(start, 0).apply(pivots[0])
+        held = geometry.cameras
+        parts.append(jax.vmap(lambda a, b: away(a, b, centre, held))(start.cameras, rig.cameras))
+    for column, deviation in enumerate(geometry.lens):
+        if deviation > 0:
+            parts.append((rig.lens - start.lens)[:, column] / deviation)
+    return jnp.concatenate([part.ravel() for part in parts])

@@ -1,0 +1,259 @@
+"""Registration of several images of known geometry to each other: one pose of the patient."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import jaxlie
+
+from jxreg import alignment
+from jxreg.alignment import Aligned, Level, Prior, Scene, Terms
+from jxreg.drr.coverage import cut_faces
+from jxreg.errors import InputError
+from jxreg.evidence import Look, evidence_of
+from jxreg.frame import Frame
+from jxreg.precision import full_precision
+from jxreg.register import (
+    STEP,
+    RegisterConfig,
+    Registration,
+    Trace,
+    Views,
+    covariance,
+    last_two,
+    levels_of,
+    through,
+    unless_hopeless,
+)
+from jxreg.rig import Geometry, Rig, align_rig, body_of, predict_rig, settle_rig, with_lens
+from jxreg.verdict import Evidence, judge
+from jxreg.volume import Volume
+
+VIEWS = RegisterConfig(prior=Prior(shift=60.0, depth=60.0, rotation=0.6))
+"""For several images: they know the depth, so the prior is weaker."""
+STEP_OF_SEVERAL = replace(STEP, depth=STEP.shift)
+"""What counts as a step of 1 mm where several images know the depth."""
+
+
+def register_views(
+    volume: Volume,
+    frames: Sequence[Frame],
+    camera_from_rig: Sequence[jaxlie.SE3],
+    rig_from_world: jaxlie.SE3,
+    *,
+    config: RegisterConfig = VIEWS,
+    geometry: Geometry = Geometry(),
+) -> Registration:
+    """Finds the pose of the patient in several images taken at once, as by a biplane system.
+
+    The rig is any frame in which all cameras are known: that of a calibration, or of one of the
+    cameras. Twist, covariance and prior are about the isocenter in its axes.
+
+    Args:
+        volume: The patient.
+        frames: The images (attenuation), each with its camera; they may differ in size.
+        camera_from_rig: Where each camera is in the rig.
+        rig_from_world: Start.
+        config: What to do; static. Levels need a similarity with features.
+        geometry: What of the cameras is sought besides; static.
+
+    Returns:
+        The pose `rig_from_world` with one verdict, which is that of the worst image; `views` tells
+        of each image alone.
+
+    Raises:
+        InputError: Not one camera place for each image, no image at all, or a similarity without
+            features.
+    """
+    check_views(frames, camera_from_rig, config)
+    start = rig_of((rig_from_world,), camera_from_rig)
+    (result,) = solve((volume,), tuple(frames), start, config, geometry)
+    return result
+
+
+def check_views(
+    frames: Sequence[Frame], camera_from_rig: Sequence[jaxlie.SE3], config: RegisterConfig
+) -> None:
+    """Raises InputError for what `register_views` cannot use."""
+    if not frames or len(frames) != len(camera_from_rig):
+        raise InputError(
+            "camera_from_rig",
+            f"{len(camera_from_rig)} poses of cameras for {len(frames)} images",
+            "one for each image, and at least one",
+            "give camera_from_rig in the order of frames",
+        )
+    names = {level.similarity for level in levels_of(config)} - set(alignment.FEATURES)
+    if names:
+        raise InputError(
+            "similarity",
+            f"{', '.join(sorted(names))}",
+            f"one of {', '.join(alignment.FEATURES)} for several images or bodies",
+            "choose one that is an inner product of features",
+        )
+
+
+def rig_of(bodies: Sequence[jaxlie.SE3], cameras: Sequence[jaxlie.SE3]) -> Rig:
+    """A rig from poses of bodies and places of cameras."""
+    stacked = (jax.tree.map(lambda *x: jnp.stack(x), *each) for each in (bodies, cameras))
+    return Rig(*stacked, jnp.zeros((len(cameras), 3), bodies[0].wxyz_xyz.dtype))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "geometry"))
+@full_precision
+def solve(
+    volumes: tuple[Volume, ...],
+    frames: tuple[Frame, ...],
+    start: Rig,
+    config: RegisterConfig,
+    geometry: Geometry,
+    others: tuple[Volume, ...] = (),
+    other_poses: tuple[jaxlie.SE3, ...] = (),
+) -> tuple[Registration, ...]:
+    """Registers bodies to images, all at once, from coarse to fine.
+
+    Args:
+        volumes: The bodies that are sought.
+        frames: The images.
+        start: Poses of these bodies, and the cameras.
+        config: Static.
+        geometry: Static.
+        others: Bodies that are in the images and stay where they are.
+        other_poses: Their poses, `rig_from_world`.
+
+    Returns:
+        A registration for each body.
+    """
+    levels = levels_of(config)
+    largest = max(level.pixels for level in levels)
+    finest = _focused(volumes, frames, start, largest)
+    cuts = [cut_faces(v) if config.truncated else None for v in (*volumes, *others)]
+
+    def scenes_at(level: Level) -> tuple[Scene, ...]:
+        at = functools.partial(_scene, finest=finest, level=level)
+        scenes = tuple(at(v, cut=c) for v, c in zip((*volumes, *others), cuts, strict=True))
+        if not others:
+            return scenes
+        mine, theirs = scenes[: len(volumes)], scenes[len(volumes) :]
+        background = predict_rig(theirs, start._replace(bodies=_stacked(other_poses)))
+        return tuple(scene._replace(background=background) for scene in mine)
+
+    def align(level: Level, rig: Rig) -> Aligned:
+        return align_rig(scenes_at(level), level, rig, start, geometry, config.prior)
+
+    aligned, trace = through(levels, start, align)
+    scenes = scenes_at(levels[-1])
+
+    def look(rig: Rig, body: int) -> Terms:
+        return _look(scenes, levels[-1], rig, body, config.prior)
+
+    results = []
+    for body, volume in enumerate(volumes):
+        last = look(aligned.pose, body) if len(volumes) > 1 else aligned.terms.views
+        looks = look(start, body), last
+        results.append(_registration(body, volume, frames, looks, aligned, start, trace, config))
+    return tuple(results)
+
+
+def _stacked(items):
+    return jax.tree.map(lambda *x: jnp.stack(x), *items)
+
+
+def _focused(volumes, frames, start: Rig, pixels: int) -> Frame:
+    """The window of each image in which the bodies are expected; leading axis views."""
+    windows = []
+    for view, frame in enumerate(frames):
+        camera_from_rig = jax.tree.map(lambda x, view=view: x[view], start.cameras)
+        poses = tuple(camera_from_rig @ body_of(start, b) for b in range(len(volumes)))
+        window = alignment.focus_on_all(volumes, frame, poses, pixels)
+        windows.append(replace(window, carm=None))
+    return _stacked(windows)
+
+
+def _scene(volume: Volume, finest: Frame, cut, level: Level) -> Scene:
+    frames = jax.vmap(lambda frame: alignment.frame_at(frame, level))(finest)
+    return Scene(alignment.volume_at(volume, level), frames, alignment.coarsest(volume), cut)
+
+
+def _look(scenes: tuple[Scene, ...], level: Level, rig: Rig, body: int, prior: Prior) -> Terms:
+    """One body in each image, the others being background; leading axis views."""
+    mine = (scenes[body],)
+    rest = [b for b in range(len(scenes)) if b != body]
+    if rest:
+        still = rig._replace(bodies=_stacked([body_of(rig, b) for b in rest]))
+        background = predict_rig(tuple(scenes[b] for b in rest), still)
+        mine = (scenes[body]._replace(background=background),)
+    alone = rig._replace(bodies=_stacked([body_of(rig, body)]))
+    return settle_rig(mine, level, alone, predict_rig(mine, alone), prior).views
+
+
+def _registration(
+    body: int,
+    volume: Volume,
+    frames: tuple[Frame, ...],
+    looks: tuple[Terms, Terms],
+    aligned: Aligned,
+    start: Rig,
+    trace: Trace,
+    config: RegisterConfig,
+) -> Registration:
+    """What was found of one body; `looks` are at the start and at the end."""
+    own = trace._replace(pose=jax.tree.map(lambda x: x[:, body], trace.pose.bodies))
+    begin, end = body_of(start, body), body_of(aligned.pose, body)
+    each = _evidence(volume, frames, (start, aligned.pose), (begin, end), looks, own)
+    status = judge(_worst(each), config.thresholds)
+    cameras = [with_lens(f.camera, lens) for f, lens in zip(frames, aligned.pose.lens, strict=True)]
+    views = Views(
+        aligned.pose.cameras,
+        tuple(cameras),
+        jax.vmap(lambda e: judge(e, config.thresholds))(each),
+        each.similarity,
+        each.initial_similarity,
+        looks[1].shadow.mean((-2, -1)),
+        each.kept,
+    )
+    place = slice(6 * body, 6 * body + 6)
+    return Registration(
+        unless_hopeless(status, end, begin),
+        status,
+        views.similarity.mean(),
+        views.initial_similarity.mean(),
+        covariance(aligned)[place, place],
+        views.coverage.mean(),
+        views.kept.mean(),
+        own,
+        views,
+    )
+
+
+def _evidence(volume, frames, rigs, poses, looks, trace: Trace) -> Evidence:
+    """Evidence of each image; leading axis views."""
+    unit = STEP if len(frames) == 1 else STEP_OF_SEVERAL
+    step = alignment.departure(*last_two(poses[0], trace), volume.isocenter, unit)
+    length = jnp.linalg.norm(step)
+    each = []
+    for view, frame in enumerate(frames):
+        first, last = (
+            Look(
+                jax.tree.map(lambda x, view=view: x[view], rig.cameras) @ pose,
+                jax.tree.map(lambda x, view=view: x[view], terms),
+            )
+            for rig, pose, terms in zip(rigs, poses, looks, strict=True)
+        )
+        each.append(evidence_of(volume, frame, first, last, length))
+    return _stacked(each)
+
+
+def _worst(each: Evidence) -> Evidence:
+    """Evidence that is as grave as the gravest of each kind."""
+    return Evidence(
+        finite=each.finite.all(),
+        contrast=each.contrast.min(),
+        overlap=each.overlap.min(),
+        kept=each.kept.min(),
+        similarity=each.similarity.min(),
+        initial_similarity=(each.initial_similarity - each.similarity).max()
+        + each.similarity.min(),
+        last_step=each.last_step.max(),
+    )

@@ -6,12 +6,14 @@ object interface, so that no window, backend or current figure is touched.
 """
 
 import io
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import ArrayLike, Float, UInt8
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PLATE = 720
@@ -179,9 +181,82 @@ def similarity_figure(
     upper.legend(frameon=False, loc="lower right", fontsize=9)
     lower.set(ylabel="step [mm]", xlabel="iteration", yscale="log")
     for axes in (upper, lower):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#e5e9ee", linewidth=0.8)
-        axes.set_axisbelow(True)
+        _plain_axes(axes)
+    return figure
+
+
+def error_figure(errors: Mapping[str, ArrayLike], thresholds_mm: Sequence[float] = ()) -> "Figure":
+    """Share of runs whose error is below each value, on a logarithmic axis.
+
+    Args:
+        errors: Errors [mm] by name; what is not finite is never reached, so that its curve ends
+            below one.
+        thresholds_mm: Where to draw a line [mm].
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    known = np.concatenate([np.asarray(e, float)[np.isfinite(e)] for e in errors.values()])
+    known = known[known > 0] if (known > 0).any() else np.ones(1)
+    low, high = min(known.min(), 0.1) / 1.5, max(known.max(), 10.0) * 1.5
+    for (name, values), colour in zip(errors.items(), _CURVE_COLOURS, strict=False):
+        values = np.sort(np.asarray(values, float))
+        finite = np.clip(values[np.isfinite(values)], low, None)
+        share = np.arange(1, finite.size + 1) / values.size
+        x, y = np.r_[low, finite, high], np.r_[0.0, share, share[-1:] if share.size else 0.0]
+        axes.step(x, y, where="post", color=colour, linewidth=1.8, label=name)
+    for threshold in thresholds_mm:
+        axes.axvline(threshold, color="#9aa7b5", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    axes.set(xscale="log", xlim=(low, high), ylim=(0, 1.02), xlabel="error [mm]")
+    axes.set_ylabel("share of runs below")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.legend(frameon=False, loc="upper left", fontsize=9)
+    _plain_axes(axes)
+    return figure
+
+
+def success_figure(
+    edges_mm: ArrayLike,
+    count: ArrayLike,
+    rates: tuple[ArrayLike, ArrayLike, ArrayLike],
+    required: float,
+    capture_range: float,
+) -> "Figure":
+    """Success rate by bin of initial mTRE, with its interval and the number of runs.
+
+    Args:
+        edges_mm: Edges of the bins [mm].
+        count: Runs in each bin; empty bins stay empty.
+        rates: Rate of each bin, its lower and its upper bound.
+        required: Rate that a bin within the capture range has.
+        capture_range: Where to draw its end [mm]; not finite if there is none.
+    """
+    from matplotlib.figure import Figure
+
+    edges, count = np.asarray(edges_mm, float), np.asarray(count)
+    rate, low, high = (np.asarray(values, float) for values in rates)
+    there = count > 0
+    middle, width = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    reach = np.stack([rate - low, high - rate])[:, there].clip(0)
+    bars = {"color": "#4c86c6", "ecolor": "#0b2545", "capsize": 3, "error_kw": {"linewidth": 1.1}}
+    axes.bar(middle[there], rate[there], 0.86 * width[there], yerr=reach, **bars)
+    for x, number in zip(middle[there], count[there], strict=True):
+        axes.annotate(f"n={number}", (x, 0.02), ha="center", fontsize=7, color="white")
+    axes.axhline(required, color="#9aa7b5", linewidth=0.9, linestyle=(0, (4, 3)))
+    if np.isfinite(capture_range):
+        axes.axvline(capture_range, color="#c2410c", linewidth=1.6)
+        text = f"capture range {capture_range:g} mm "
+        left = capture_range > (edges[0] + edges[-1]) / 2
+        place = {"ha": "right" if left else "left", "va": "bottom", "color": "#c2410c"}
+        axes.annotate(f" {text}", (capture_range, 1.03), fontsize=9, **place)
+    axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 1.1), xticks=edges)
+    axes.set(xlabel="initial mTRE [mm]", ylabel="success rate")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    _plain_axes(axes)
     return figure
 
 
@@ -239,7 +314,14 @@ def jpeg(picture: UInt8[np.ndarray, "rows columns *colours"]) -> bytes:
     return _encoded(picture, format="JPEG", quality=90, subsampling=0)
 
 
+def _plain_axes(axes: "Axes") -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e5e9ee", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
 _TINT = (0.62, 1.0, 0.95)
+_CURVE_COLOURS = ["#1f4e8c", "#c2410c", "#2a9d8f", "#6d597a"]
 _LEVEL_COLOURS = ["#9aa7b5", "#4c86c6", "#1f4e8c", "#0b2545"]
 
 

@@ -8,6 +8,7 @@ from jaxlie import SE3
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from jxreg import metrics
+from jxreg.lie import displacement, exp
 from jxreg.pose import Point, perturb, twist_between
 from jxreg.precision import full_precision
 
@@ -44,31 +45,29 @@ def random_start(
         mtre_range: Least and largest initial mTRE [mm].
     """
     pivot = jnp.asarray(pivot, landmarks.dtype)
-    radius = jnp.sqrt(jnp.mean(jnp.sum((landmarks - pivot) ** 2, -1))) + 1e-3
+    arms = truth.rotation().apply(landmarks - pivot)  # in camera axes
+    radius = jnp.sqrt(jnp.mean(jnp.sum(arms**2, -1))) + 1e-3
     size_key, direction_key = jax.random.split(key)
     low, high = mtre_range
     wanted = jax.random.uniform(size_key, (), landmarks.dtype, low, high)
     direction = jax.random.normal(direction_key, (6,), landmarks.dtype)
     direction = direction / jnp.concatenate([jnp.ones(3), jnp.full(3, radius)])
+    shift, turn = direction[:3], direction.at[:3].set(0.0)
 
-    def moved(stretch):
-        turned = perturb(truth, (stretch * direction).at[:3].set(0.0), pivot)
-        return SE3.from_translation(stretch * direction[:3]) @ turned
+    def search(_, state):
+        """Doubles the upper bound until it is far enough, then halves the interval."""
+        near, far, bracketed = state
+        stretch = jnp.where(bracketed, (near + far) / 2, far)
+        rotation = exp(stretch * turn).rotation()
+        moved = stretch * shift + jax.vmap(displacement, (None, 0))(rotation, arms)
+        short = jnp.mean(jnp.linalg.norm(moved, axis=-1)) < wanted
+        far = jnp.where(short & ~bracketed, 2 * far, jnp.where(short, far, stretch))
+        return jnp.where(short, stretch, near), far, bracketed | ~short
 
-    def short(stretch):
-        return metrics.mtre(moved(stretch), truth, landmarks) < wanted
-
-    def enlarge(_, stretch):
-        return jnp.where(short(stretch), 2 * stretch, stretch)
-
-    def halve(_, bounds):
-        middle = bounds.mean()
-        below = short(middle)
-        return jnp.stack([jnp.where(below, middle, bounds[0]), jnp.where(below, bounds[1], middle)])
-
-    last = jax.lax.fori_loop(0, 30, enlarge, 0.01 * wanted)
-    bounds = jax.lax.fori_loop(0, 40, halve, jnp.stack([jnp.zeros_like(last), last]))
-    twist = twist_between(truth, moved(bounds[0]), pivot)
+    state = (jnp.zeros_like(wanted), 0.01 * wanted, jnp.asarray(False))
+    stretch = jax.lax.fori_loop(0, 60, search, state)[0]
+    offset = SE3.from_translation(stretch * shift) @ perturb(truth, stretch * turn, pivot)
+    twist = twist_between(truth, offset, pivot)
     return Start(twist, metrics.mtre(perturb(truth, twist, pivot), truth, landmarks))
 
 

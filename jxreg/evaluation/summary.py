@@ -1,5 +1,6 @@
 """Errors of single runs, and what many runs show together."""
 
+import functools
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -124,10 +125,8 @@ def evaluate(
                 f"a leading axis of {runs} runs, as the truth has",
                 "stack one pose for each run",
             )
-    outcomes = jax.vmap(outcome, (0, 0, None, None))(poses, truth, landmarks, camera)
-    initial = None
-    if starts is not None:
-        initial = jax.vmap(metrics.mtre, (0, 0, None))(starts, truth, landmarks)
+    outcomes = _outcomes(poses, truth, landmarks, camera)
+    initial = None if starts is None else _initial(starts, truth, landmarks)
     accepted = score = None
     if isinstance(results, Registration):
         accepted, score = results.status == Status.OK, results.similarity
@@ -155,6 +154,10 @@ def outcome(estimate: SE3, truth: SE3, landmarks: Float[Array, "n 3"], camera: C
     return jax.tree.map(lambda error: jnp.where(found, error, jnp.nan), errors)
 
 
+_outcomes = jax.jit(jax.vmap(outcome, (0, 0, None, None)))
+_initial = jax.jit(jax.vmap(metrics.mtre, (0, 0, None)))
+
+
 def summarize(
     outcomes: Outcome,
     protocol: Protocol = Protocol(),
@@ -175,6 +178,11 @@ def summarize(
         InputError: There are no runs, or the protocol is impossible.
     """
     _check(protocol, outcomes.mtre.size)
+    return _summarize(outcomes, protocol, initial_mtre, accepted, score)
+
+
+@functools.partial(jax.jit, static_argnames="protocol")
+def _summarize(outcomes, protocol, initial_mtre, accepted, score) -> Summary:
     errors = getattr(outcomes, protocol.metric)
     good = errors < protocol.good_mm
     bins = capture = verdict = None

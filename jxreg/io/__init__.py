@@ -3,11 +3,14 @@
 from jxreg.io.atomic import write_atomic
 from jxreg.io.boundary import InputWarning
 from jxreg.io.collimation import collimation_mask
+from jxreg.io.dataset import Subject, View
+from jxreg.io.deepfluoro import load_deepfluoro, load_deepfluoro_preprocessed
 from jxreg.io.description import Description, describe
 from jxreg.io.frame_file import load_frames
 from jxreg.io.itk_transform import load_tfm, save_tfm
 from jxreg.io.labels import Labels, load_label_names, load_labels, select_labels, split_labels
 from jxreg.io.landmarks import Landmarks, load_landmarks, save_landmarks
+from jxreg.io.ljubljana import load_ljubljana
 from jxreg.io.nifti import write_nifti
 from jxreg.io.pose_file import load_camera, load_pose, save_camera, save_pose
 from jxreg.io.raster import write_npy, write_png
@@ -18,13 +21,18 @@ __all__ = [
     "InputWarning",
     "Labels",
     "Landmarks",
+    "Subject",
+    "View",
     "collimation_mask",
     "describe",
     "load_camera",
+    "load_deepfluoro",
+    "load_deepfluoro_preprocessed",
     "load_frames",
     "load_label_names",
     "load_labels",
     "load_landmarks",
+    "load_ljubljana",
     "load_pose",
     "load_tfm",
     "load_volume",

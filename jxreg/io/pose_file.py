@@ -47,11 +47,20 @@ def load_pose(path: str | Path) -> jaxlie.SE3:
     """
     path = existing_file(path, _POSE)
     entry = read_json(path, _POSE)
-    _check_keys(path, entry, _POSE_KEYS, {"camera"}, _POSE)
+    check_keys(path, entry, _POSE_KEYS, {"camera"}, _POSE)
     for key, value in (("format", "jxreg-pose"), ("version", 1), ("world", "RAS"), ("unit", "mm")):
         if entry[key] != value:
             raise InputError(str(path), f"{key} = {entry[key]!r}", f"{key} = {value!r}", _EDIT)
-    matrix = _numbers(path, entry, "camera_from_world", (4, 4))
+    return pose_of(path, entry)
+
+
+def pose_of(path: str | Path, entry: dict) -> jaxlie.SE3:
+    """The pose of an entry with the key `camera_from_world`.
+
+    Raises:
+        InputError: The matrix is not a rigid motion; it names the file.
+    """
+    matrix = numbers(path, entry, "camera_from_world", (4, 4))
     check_rigid(path, matrix)
     return jaxlie.SE3.from_matrix(jnp.asarray(matrix, float))
 
@@ -75,8 +84,17 @@ def load_camera(path: str | Path) -> Camera:
     entry = read_json(path, _CAMERA)
     if isinstance(entry, dict) and "camera" in entry:
         entry = entry["camera"]
-    _check_keys(path, entry, _CAMERA_KEYS, {"principal_point", "mirrored"}, _CAMERA)
-    size = _numbers(path, entry, "image_size", (2,))
+    return camera_of(path, entry)
+
+
+def camera_of(path: str | Path, entry) -> Camera:
+    """The camera of such an entry of any JSON file; the inverse of `camera_dict`.
+
+    Raises:
+        InputError: A key is missing or unknown, or a number is impossible; it names the file.
+    """
+    check_keys(path, entry, _CAMERA_KEYS, {"principal_point", "mirrored"}, _CAMERA)
+    size = numbers(path, entry, "image_size", (2,))
     if (size != np.round(size)).any() or (size < 1).any():
         raise InputError(str(path), f"image_size {size.tolist()}", "[rows, columns]", _EDIT)
     mirrored = entry.get("mirrored", False)
@@ -84,12 +102,12 @@ def load_camera(path: str | Path) -> Camera:
         raise InputError(str(path), f"mirrored = {mirrored!r}", "true or false", _EDIT)
     point = entry.get("principal_point")
     if point is not None:
-        point = tuple(_numbers(path, entry, "principal_point", (2,)))
+        point = tuple(numbers(path, entry, "principal_point", (2,)))
     try:
         return Camera.from_sdd(
-            _numbers(path, entry, "sdd", ()),
+            numbers(path, entry, "sdd", ()),
             (int(size[0]), int(size[1])),
-            tuple(_numbers(path, entry, "pixel_spacing", (2,))),
+            tuple(numbers(path, entry, "pixel_spacing", (2,))),
             point,
             mirrored=mirrored,
         )
@@ -221,7 +239,14 @@ def read_json(path: Path, expected: str):
 _EDIT = "correct the file"
 
 
-def _check_keys(path: Path, entry, required: set[str], optional: set[str], expected: str) -> None:
+def check_keys(
+    path: str | Path, entry, required: set[str], optional: set[str], expected: str
+) -> None:
+    """Refuses an entry that is no object, or has a key too few or too many.
+
+    Raises:
+        InputError: It names the keys.
+    """
     if not isinstance(entry, dict):
         raise InputError(str(path), f"a {type(entry).__name__}", expected, _EDIT)
     missing, unknown = required - entry.keys(), entry.keys() - required - optional
@@ -230,7 +255,12 @@ def _check_keys(path: Path, entry, required: set[str], optional: set[str], expec
         raise InputError(str(path), found, expected, _EDIT)
 
 
-def _numbers(path: Path, entry: dict, key: str, shape: tuple[int, ...]) -> np.ndarray:
+def numbers(path: str | Path, entry: dict, key: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The finite numbers of an entry, in double precision.
+
+    Raises:
+        InputError: They are of another shape, or not finite.
+    """
     try:
         value = np.asarray(entry[key])
         good = value.shape == shape and value.dtype.kind in "iuf" and np.isfinite(value).all()

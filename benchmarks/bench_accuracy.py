@@ -14,6 +14,7 @@ written as they are finished, and a second call goes on where the first one was 
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,7 +187,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Shows a table; writes everything as JSON."""
-    options, console = arguments(), Console()
+    options, console = arguments(), Console(width=None if os.isatty(1) else 140)
     files = {name: load_starts(options.starts / f"{name}.json") for name in options.cts}
     report = begin(options, files)
     done = {(run["ct"], run["crop_mm"], run["case"]) for run in report["runs"]}

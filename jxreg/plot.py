@@ -249,10 +249,9 @@ def success_figure(
     axes.axhline(required, color="#9aa7b5", linewidth=0.9, linestyle=(0, (4, 3)))
     if np.isfinite(capture_range):
         axes.axvline(capture_range, color="#c2410c", linewidth=1.6)
-        text = f"capture range {capture_range:g} mm "
-        left = capture_range > (edges[0] + edges[-1]) / 2
-        place = {"ha": "right" if left else "left", "va": "bottom", "color": "#c2410c"}
-        axes.annotate(f" {text}", (capture_range, 1.03), fontsize=9, **place)
+        side = "right" if capture_range > (edges[0] + edges[-1]) / 2 else "left"
+        text = f" capture range {capture_range:g} mm "
+        axes.text(capture_range, 1.03, text, ha=side, va="bottom", fontsize=9, color="#c2410c")
     axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 1.1), xticks=edges)
     axes.set(xlabel="initial mTRE [mm]", ylabel="success rate")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

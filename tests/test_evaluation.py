@@ -95,6 +95,14 @@ def test_a_start_is_the_same_alone_as_in_a_batch(truth):
     np.testing.assert_allclose(many.twist[1], alone.twist, rtol=1e-4, atol=1e-4)
 
 
+def test_the_share_of_the_rotation_can_be_chosen(truth):
+    one = jax.jit(partial(evaluation.random_start, pivot=ISOCENTER, mtre_range=(40.0, 50.0)))
+    arguments = jax.random.key(5), truth, LANDMARKS
+    turns = [float(jnp.linalg.norm(one(*arguments, rotation=r).twist[3:])) for r in (0.0, 0.3, 1.0)]
+    assert turns[0] < 1e-6
+    assert turns[0] < turns[1] < turns[2]
+
+
 def test_small_bodies_can_start_far_away(truth):
     """80 mm off, with landmarks that no rotation can move by more than 4 mm."""
     bone = ISOCENTER + (LANDMARKS - ISOCENTER) / 70

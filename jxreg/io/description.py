@@ -160,15 +160,18 @@ def _obliqueness(affine: np.ndarray) -> float:
 
 
 def _xray(path: Path) -> Description:
-    from jxreg.io.collimation import collimation_mask
+    from jxreg.io.frame_content import frame_content
     from jxreg.io.frame_file import camera_beside, read_exposure
+    from jxreg.preprocessing import Detect
 
     exposure = read_exposure(path)
     known = exposure.geometry
     frames, rows, columns = exposure.pixels.shape
     first = exposure.pixels[0]
     sign = -1 if exposure.scale == "attenuation" else 1
-    mask = collimation_mask(sign * first, exposure.quantum)
+    one = exposure._replace(pixels=first[None], mask=_first(exposure.mask))
+    content = frame_content(one, Detect())
+    usable = 1.0 if content.mask is None else float(content.mask.mean())
     facts: dict[str, Any] = {
         "frames": frames,
         "size (rows, columns)": [rows, columns],
@@ -179,8 +182,10 @@ def _xray(path: Path) -> Description:
         "proportional to": {"linear": "intensity", "log": "logarithm of intensity"}.get(
             exposure.scale, exposure.scale
         ),
-        "open field of the first frame [%]": _rounded(100 * float(mask.mean()), 1),
+        "usable part of the first frame [%]": _rounded(100 * usable, 1),
     }
+    if content.notes:
+        facts["found in the first frame"] = "; ".join(content.notes)
     if is_dicom(path):
         facts |= _xray_tags(path)
     facts |= _geometry_facts(known)
@@ -192,6 +197,10 @@ def _xray(path: Path) -> Description:
     if np.ptp(first) == 0:
         problems.append("the first frame is constant: nothing to register")
     return Description(f"X-ray image, {path.suffix[1:] or 'DICOM'}", facts, tuple(problems))
+
+
+def _first(mask):
+    return None if mask is None else mask[:1]
 
 
 def _geometry_facts(known) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from jaxtyping import Float, Shaped
 
 from jxreg.errors import InputError
 from jxreg.io.boundary import reading
-from jxreg.io.collimation import SHUTTER_TAGS, shutter_mask
 from jxreg.io.dicom_file import read_pixels, read_tags
 from jxreg.io.dicom_geometry import GEOMETRY_TAGS, read_geometry
 from jxreg.io.exposure import Exposure, Scale
+from jxreg.io.shutters import SHUTTER_TAGS, shutter_mask
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -54,10 +54,12 @@ def _grey_values(tags: "Dataset", stored: Shaped[np.ndarray, "f r c"]) -> Exposu
     values = np.asarray(apply_modality_lut(stored, tags), np.float32)
     levels = 1 << int(tags.get("BitsStored") or 8)
     if "ModalityLUTSequence" in tags:  # its output is proportional to intensity
-        return Exposure(values, "linear", levels=levels)
+        return Exposure(values, "linear", levels=levels, scale_from="tags")
     slope = float(tags.get("RescaleSlope") or 1.0)
     intercept = float(tags.get("RescaleIntercept") or 0.0)
-    exposure = Exposure(values, grey_scale(tags), abs(slope), levels)
+    told = all(f"PixelIntensityRelationship{tag}" in tags for tag in ("", "Sign"))
+    source = "tags" if told else "modality"
+    exposure = Exposure(values, grey_scale(tags), abs(slope), levels, source)
     if _bright_is_intensity(tags) == (slope > 0):
         return exposure
     low = -(levels // 2) if tags.get("PixelRepresentation") == 1 else 0

@@ -53,6 +53,8 @@ class Exposure(NamedTuple):
     """One grey level, in the unit of `pixels`; 0 for floats."""
     levels: int = 256
     """Number of grey levels that the file can hold."""
+    scale_from: Literal["nothing", "modality", "tags"] = "nothing"
+    """What tells the scale and its direction: no header, the habit of its modality, or its tags."""
     mask: Float[np.ndarray, "#frames rows columns"] | None = None
     """0 under shutters and padding that the file names."""
     geometry: Geometry = Geometry()

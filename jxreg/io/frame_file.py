@@ -7,18 +7,19 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Float
+from jaxtyping import ArrayLike
 
 from jxreg.camera import Camera
 from jxreg.errors import InputError
 from jxreg.frame import Frame
 from jxreg.io.boundary import existing_file, notice
 from jxreg.io.camera_choice import overruled, refuse_numbers
-from jxreg.io.collimation import collimation_mask
 from jxreg.io.dicom_file import is_dicom
-from jxreg.io.exposure import Exposure, Geometry, inverted, to_attenuation
+from jxreg.io.exposure import Exposure, Geometry
+from jxreg.io.frame_content import frame_content
 from jxreg.io.pose_file import load_camera
 from jxreg.pose import CArm
+from jxreg.preprocessing import Detect
 
 EXPECTED = "an X-ray image (DICOM, PNG, TIFF, JPEG, BMP or NPY)"
 
@@ -35,7 +36,7 @@ def load_frames(
     intensity: Literal["auto", "linear", "log", "attenuation"] = "auto",
     invert: bool = False,
     white: int | float | None = None,
-    detect_collimator: bool = True,
+    detect: Detect = Detect(),
 ) -> Frame:
     """Reads X-ray images as attenuation with their cameras.
 
@@ -54,7 +55,8 @@ def load_frames(
 
     Pixel values are turned into attenuation by what the header says (photometric interpretation,
     pixel intensity relationship and its sign, modality rescale or table). Without a header whole
-    numbers are taken as intensity and floats as attenuation.
+    numbers are taken as intensity, or its logarithm where the noise says so, and floats as
+    attenuation. An image that looks inverted is told, and left as it is unless `detect` asks.
 
     Args:
         path: DICOM (XA, RF, DX, CR; single or multi-frame), PNG, TIFF, JPEG, BMP or NPY.
@@ -71,7 +73,9 @@ def load_frames(
         invert: Bright and dark are the other way round than assumed, as in an exported image
             whose bone is bright.
         white: Pixel value without an object; by default the 99.9th percentile of each frame.
-        detect_collimator: Mask constant dark borders (`collimation_mask`).
+        detect: What to look for in the image: shutters, a round field, dead borders and text are
+            masked, metal if asked, and what is found is told; `preprocessing.NOTHING` for
+            nothing.
 
     Raises:
         InputError: The file cannot be used, or its geometry is not known; the message names the
@@ -79,19 +83,14 @@ def load_frames(
     """
     path = existing_file(path, EXPECTED)
     exposure = read_exposure(path)
-    if intensity != "auto":
-        exposure = exposure._replace(scale=intensity)
-    if invert:
-        exposure = inverted(exposure)
     made = _camera(path, exposure, camera, sdd, pixel_spacing, principal_point, mirrored)
-    mask = _mask(exposure, detect_collimator)
-    frames, rows, columns = exposure.pixels.shape
-    whole = np.ones((frames, rows, columns), np.float32) if mask is None else mask
-    image = jnp.asarray(to_attenuation(exposure, whole, white), float)
+    content = frame_content(exposure, detect, intensity, invert, white)
+    image, mask = jnp.asarray(content.image, float), content.mask
     carm = _carm(exposure.geometry, source_to_isocenter)
-    for text in exposure.geometry.notes:
+    for text in (*exposure.geometry.notes, *content.notes):
         notice(path, text)
-    return Frame(image, _repeated(made, frames), None if mask is None else jnp.asarray(mask), carm)
+    mask = None if mask is None else jnp.asarray(mask)
+    return Frame(image, _repeated(made, len(image)), mask, carm)
 
 
 def read_exposure(path: str | Path) -> Exposure:
@@ -165,20 +164,6 @@ def _named(path: Path, make: Callable[[], Camera]) -> Camera:
     except InputError as error:
         found = f"{error.subject} = {error.found}"
         raise InputError(str(path), found, error.expected, error.fix) from error
-
-
-def _mask(exposure: Exposure, detect: bool) -> Float[np.ndarray, "frames rows columns"] | None:
-    """Shutters of the header and dark borders of the image; None if all pixels count."""
-    masks = [] if exposure.mask is None else [exposure.mask]
-    if detect:
-        sign = -1 if exposure.scale == "attenuation" else 1
-        masks.append(
-            np.stack([collimation_mask(sign * p, exposure.quantum) for p in exposure.pixels])
-        )
-    if not masks:
-        return None
-    mask = np.broadcast_to(np.prod(np.broadcast_arrays(*masks), 0), exposure.pixels.shape)
-    return None if mask.all() else mask.astype(np.float32)
 
 
 def _carm(known: Geometry, source_to_isocenter: ArrayLike | None) -> CArm | None:

@@ -1,9 +1,9 @@
-"""Pixels that saw no X-rays: shutters in the header, and dark borders in the image."""
+"""Shutters and collimators that a DICOM header names."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -16,46 +16,6 @@ SHUTTER_TAGS = [
     "VerticesOfThePolygonalShutter",
     "VerticesOfThePolygonalCollimator",
 ]
-
-
-def collimation_mask(
-    intensity: Shaped[np.ndarray, "rows columns"], quantum: float = 1.0, margin: float = 0.005
-) -> Float[np.ndarray, "rows columns"]:
-    """Mask of the field that the collimator, a round image intensifier or a cut-out left open.
-
-    Only what is certain is masked: regions that touch the border of the image, are constant at its
-    darkest value within one grey level, end in an edge and not in a gradual shade, and hold at
-    least 0.1 % of the image. A collimator with scatter behind it is not constant and stays; so
-    does saturated air.
-
-    Args:
-        intensity: Image that is bright where much radiation arrived.
-        quantum: One grey level; 0 asks for exactly equal values.
-        margin: Width of the half-shadow that is masked around such a region, as a fraction of the
-            longer side.
-
-    Returns:
-        1 in the open field, 0 elsewhere.
-    """
-    from scipy import ndimage
-
-    low, high = np.percentile(intensity, [0, 99])
-    regions = np.zeros(intensity.shape, np.int32)
-    dark = intensity <= low + quantum
-    count = int(ndimage.label(dark, output=regions))  # pyright: ignore[reportArgumentType]
-    border = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
-    large = np.bincount(regions.ravel(), minlength=count + 1) >= max(64, 1e-3 * intensity.size)
-    closed = large & np.isin(np.arange(count + 1), border)
-    closed[0] = False  # pixels that are not dark
-    if not closed.any():
-        return np.ones(intensity.shape, np.float32)
-    shadow = round(margin * max(intensity.shape))
-    step = max(4 * quantum, 0.01 * (high - low))
-    for region in np.flatnonzero(closed):
-        inside = regions == region
-        beside = _widened(inside, shadow + 3) & ~_widened(inside, shadow)
-        closed[region] = beside.any() and np.median(intensity[beside]) >= low + step
-    return (~_widened(closed[regions], shadow)).astype(np.float32)
 
 
 def shutter_mask(dataset: "Dataset", shape: tuple[int, int]) -> Float[np.ndarray, "rows columns"]:
@@ -101,10 +61,3 @@ def _inside_polygon(rows: np.ndarray, columns: np.ndarray, vertices: np.ndarray)
         at = column0 + (rows - row0) * (column1 - column0) / (row1 - row0)
         inside ^= crosses & (columns >= at)
     return inside
-
-
-def _widened(region: np.ndarray, pixels: int) -> np.ndarray:
-    """The region and all pixels within a square reach of it."""
-    from scipy import ndimage
-
-    return ndimage.maximum_filter(region.astype(np.uint8), 2 * pixels + 1) > 0

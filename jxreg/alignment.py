@@ -6,6 +6,7 @@ not crossed by anatomy that the scan has cut off. That mask follows the pose; ea
 under the mask that it was made with.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -222,9 +223,10 @@ def predict(
     scenes: tuple[Scene, ...], poses: tuple[jaxlie.SE3, ...]
 ) -> Float[Array, "rows columns"]:
     """One image of one or several volumes, each at its pose, over the background."""
-    image = sum(_drr(scene, pose) for scene, pose in zip(scenes, poses, strict=True))
-    background = scenes[0].background
-    return image if background is None else image + background
+    parts = [_drr(scene, pose) for scene, pose in zip(scenes, poses, strict=True)]
+    if scenes[0].background is not None:
+        parts.append(scenes[0].background)
+    return functools.reduce(jnp.add, parts)
 
 
 def settle(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, no_type_check
 import jax
 import jax.numpy as jnp
 import jaxlie
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jxreg import alignment
@@ -17,8 +18,9 @@ from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
 from jxreg.evidence import Look, evidence_of
 from jxreg.frame import Frame
-from jxreg.pose import from_carm
+from jxreg.pose import from_carm, perturb
 from jxreg.precision import full_precision
+from jxreg.refinement import RefineTrace
 from jxreg.verdict import Status, Thresholds, judge
 from jxreg.volume import Volume
 
@@ -26,6 +28,24 @@ STEP = Prior(shift=1.0, depth=10.0, rotation=0.02)
 """What counts as a step of 1 mm; one image hardly sees the depth."""
 HOPELESS = (Status.NON_FINITE, Status.NO_SIGNAL, Status.OUT_OF_VIEW)
 """Verdicts of input that no registration can use: the start comes back."""
+
+
+@dataclass(frozen=True)
+class Nearby:
+    """Starts around the given one; the image picks those from which a registration begins.
+
+    Each costs one DRR of the first level; the given one and the best ones go through that level,
+    and the best of these through the others.
+    """
+
+    count: int = 0
+    """How many besides the given one; 0 for none."""
+    kept: int = 4
+    """How many of them go through the first level."""
+    shift: float = 5.0
+    """Farthest along each axis [mm]."""
+    rotation: float = 0.09
+    """Farthest about each axis [rad]."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +63,8 @@ class RegisterConfig:
     truncated: bool = True
     """Whether anatomy may go on beyond the first and last slice; False: the image shows the ends of
     the volume, as for a phantom or a dry bone."""
+    nearby: Nearby = Nearby()
+    """Other starts to try; for a small bone, whose basin is small."""
     prior: Prior = Prior()
     """How far from the start the pose may be; it counts where the image says little."""
     thresholds: Thresholds = Thresholds()
@@ -158,11 +180,8 @@ def _register(
     finest = alignment.focus(volume, frame, start, max(level.pixels for level in levels))
     cut = cut_faces(volume) if config.truncated else None
 
-    def align(level: Level, pose: jaxlie.SE3) -> Aligned:
-        scene = alignment.scene(volume, finest, cut, level)
-        return alignment.align(scene, level, pose, start, config.prior)
-
-    aligned, trace = through(levels, start, align)
+    descent = descent_of(volume, finest, cut, start, config.prior)
+    aligned, trace = through(levels, start, descent, config.nearby)
     scene = alignment.scene(volume, finest, cut, levels[-1])
     first = alignment.look(scene, levels[-1], start, config.prior)
     last_step = alignment.departure(*last_two(start, trace), volume.isocenter, STEP)
@@ -193,24 +212,82 @@ def levels_of(config: RegisterConfig) -> list[Level]:
     return [replace(level, similarity=config.similarity) for level in config.levels]
 
 
+class Descent(NamedTuple):
+    """What the way from coarse to fine needs to know of what is registered."""
+
+    align: Callable[[Level, Any], Aligned]
+    """Refines a pose at a level."""
+    score: Callable[[Level, Any], Float[Array, ""]]
+    """Similarity of a pose at a level."""
+    move: Callable[[Any, Float[Array, "6"]], Any]
+    """A pose moved by a twist."""
+
+
+def descent_of(volume: Volume, finest: Frame, cut, start: jaxlie.SE3, prior: Prior) -> Descent:
+    """The descent of one body in one image.
+
+    Args:
+        volume: The patient.
+        finest: From `alignment.focus`.
+        cut: Faces that cut through the anatomy, or None.
+        start: Where the prior is.
+        prior: How far from there the pose may be.
+    """
+
+    def align(level: Level, pose: jaxlie.SE3) -> Aligned:
+        scene = alignment.scene(volume, finest, cut, level)
+        return alignment.align(scene, level, pose, start, prior)
+
+    def score(level: Level, pose: jaxlie.SE3) -> Float[Array, ""]:
+        scene = alignment.scene(volume, finest, cut, level)
+        return alignment.look(scene, level, pose, prior).similarity
+
+    def move(pose: jaxlie.SE3, twist: Float[Array, "6"]) -> jaxlie.SE3:
+        return perturb(pose, twist, volume.isocenter)
+
+    return Descent(align, score, move)
+
+
 def through(
-    levels: list[Level], start: Any, align: Callable[[Level, Any], Aligned]
+    levels: list[Level], start: Any, descent: Descent, nearby: Nearby
 ) -> tuple[Aligned, Trace]:
-    """From coarse to fine: what the last level did, and every step."""
+    """From coarse to fine: what the last level did, and every step on the way to its pose."""
     pose, traces = start, []
     for number, level in enumerate(levels):
-        aligned = align(level, pose)
+        if number == 0 and nearby.count:
+            aligned = _best_nearby(level, start, descent, nearby)
+        else:
+            aligned = descent.align(level, pose)
         pose = aligned.pose
-        size = aligned.trace.value.size
-        traces.append(
-            Trace(
-                aligned.trace.value,
-                aligned.trace.step_length,
-                jnp.full(size, number, jnp.int32),
-                aligned.trace.pose,
-            )
-        )
+        traces.append(_trace(aligned.trace, number))
     return aligned, jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)
+
+
+def _trace(trace: RefineTrace, number: int) -> Trace:
+    level = jnp.full(trace.value.size, number, jnp.int32)
+    return Trace(trace.value, trace.step_length, level, trace.pose)
+
+
+def _best_nearby(level: Level, start: Any, descent: Descent, nearby: Nearby) -> Aligned:
+    """The best of several starts after one level; the given start is always among them."""
+    twists = jnp.asarray(_twists(nearby), float)
+    poses = jax.vmap(lambda twist: descent.move(start, twist))(twists)
+    scores = jax.lax.map(lambda pose: descent.score(level, pose), poses)
+    chosen = jax.lax.top_k(scores, min(nearby.kept, len(twists)))[1]
+    chosen = jnp.concatenate([jnp.zeros(1, chosen.dtype), chosen + 1])
+    poses = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[chosen], start, poses)
+    each = jax.vmap(lambda pose: descent.align(level, pose))(poses)
+    best = jnp.nanargmax(jnp.append(each.terms.similarity, -jnp.inf)) % chosen.size
+    return jax.tree.map(lambda x: x[best], each)
+
+
+def _twists(nearby: Nearby) -> Float[np.ndarray, "count 6"]:
+    """Twists spread evenly over the box (the R6 sequence of Roberts, 2018)."""
+    root = 1.0
+    for _ in range(64):
+        root = (1 + root) ** (1 / 7)  # converges to the root of x^7 = x + 1
+    unit = (0.5 + np.outer(np.arange(1, nearby.count + 1), root ** -np.arange(1.0, 7.0))) % 1
+    return (2 * unit - 1) * np.array([nearby.shift] * 3 + [nearby.rotation] * 3)
 
 
 def last_two(start: Any, trace: Trace) -> tuple[Any, Any]:

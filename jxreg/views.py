@@ -3,10 +3,12 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jaxlie
+from jaxtyping import Array, Float
 
 from jxreg import alignment
 from jxreg.alignment import Aligned, Level, Prior, Scene, Terms
@@ -14,9 +16,12 @@ from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
 from jxreg.evidence import Look, evidence_of
 from jxreg.frame import Frame
+from jxreg.pose import perturb
 from jxreg.precision import full_precision
 from jxreg.register import (
     STEP,
+    Descent,
+    Nearby,
     RegisterConfig,
     Registration,
     Trace,
@@ -31,7 +36,7 @@ from jxreg.rig import Geometry, Rig, align_rig, body_of, predict_rig, settle_rig
 from jxreg.verdict import Evidence, judge
 from jxreg.volume import Volume
 
-VIEWS = RegisterConfig(prior=Prior(shift=60.0, depth=60.0, rotation=0.6))
+VIEWS = RegisterConfig(prior=Prior(60.0, 60.0, 0.6), nearby=Nearby(count=32))
 """For several images: they know the depth, so the prior is weaker."""
 STEP_OF_SEVERAL = replace(STEP, depth=STEP.shift)
 """What counts as a step of 1 mm where several images know the depth."""
@@ -69,8 +74,7 @@ def register_views(
     """
     check_views(frames, camera_from_rig, config)
     start = rig_of((rig_from_world,), camera_from_rig)
-    (result,) = solve((volume,), tuple(frames), start, config, geometry)
-    return result
+    return solve((volume,), tuple(frames), start, config, geometry)[0]
 
 
 def check_views(
@@ -96,8 +100,8 @@ def check_views(
 
 def rig_of(bodies: Sequence[jaxlie.SE3], cameras: Sequence[jaxlie.SE3]) -> Rig:
     """A rig from poses of bodies and places of cameras."""
-    stacked = (jax.tree.map(lambda *x: jnp.stack(x), *each) for each in (bodies, cameras))
-    return Rig(*stacked, jnp.zeros((len(cameras), 3), bodies[0].wxyz_xyz.dtype))
+    known = jnp.zeros((len(cameras), 3), bodies[0].wxyz_xyz.dtype)
+    return Rig(_stacked(bodies), _stacked(cameras), known)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "geometry"))
@@ -142,7 +146,17 @@ def solve(
     def align(level: Level, rig: Rig) -> Aligned:
         return align_rig(scenes_at(level), level, rig, start, geometry, config.prior)
 
-    aligned, trace = through(levels, start, align)
+    def score(level: Level, rig: Rig) -> Float[Array, ""]:
+        scenes = scenes_at(level)
+        images = predict_rig(scenes, rig)
+        return settle_rig(scenes, level, rig, images, config.prior).similarity
+
+    def move(rig: Rig, twist: Float[Array, "6"]) -> Rig:
+        pivots = jnp.stack([volume.isocenter for volume in volumes])
+        bodies = jax.vmap(perturb, in_axes=(0, None, 0))(rig.bodies, twist, pivots)
+        return rig._replace(bodies=bodies)
+
+    aligned, trace = through(levels, start, Descent(align, score, move), config.nearby)
     scenes = scenes_at(levels[-1])
 
     def look(rig: Rig, body: int) -> Terms:
@@ -199,7 +213,8 @@ def _registration(
     config: RegisterConfig,
 ) -> Registration:
     """What was found of one body; `looks` are at the start and at the end."""
-    own = trace._replace(pose=jax.tree.map(lambda x: x[:, body], trace.pose.bodies))
+    path: Any = trace.pose
+    own = trace._replace(pose=jax.tree.map(lambda x: x[:, body], path.bodies))
     begin, end = body_of(start, body), body_of(aligned.pose, body)
     each = _evidence(volume, frames, (start, aligned.pose), (begin, end), looks, own)
     status = judge(_worst(each), config.thresholds)

@@ -1,0 +1,120 @@
+"""Several images at once: one pose of the patient, cameras that are known or sought."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxlie import SE3
+from moving_bodies import BODIES, CAMERA, camera_at, landmarks, scan, xray
+
+from jxreg.alignment import Aligned, Level, Terms
+from jxreg.camera import project_points
+from jxreg.errors import InputError
+from jxreg.frame import Frame
+from jxreg.metrics import mtre
+from jxreg.pose import perturb, rotation_angle
+from jxreg.refinement import RefineTrace
+from jxreg.register import Descent, Nearby, RegisterConfig, through
+from jxreg.rig import Geometry, with_lens
+from jxreg.verdict import Status
+from jxreg.views import register_views
+
+CONFIG = RegisterConfig(levels=(Level(64, 0, steps=10),), truncated=False)
+CAMERAS = camera_at(0.0), camera_at(90.0)
+TWIST = jnp.array([5.0, -4.0, 6.0, 0.04, -0.05, 0.03])
+LANDMARKS = landmarks(0.0)
+
+
+@pytest.fixture(scope="module")
+def volume():
+    return scan()[0]
+
+
+@pytest.fixture(scope="module")
+def frames():
+    """The patient at the identity."""
+    return [xray(BODIES, [SE3.identity()] * 2, camera) for camera in CAMERAS]
+
+
+@pytest.fixture(scope="module")
+def start(volume):
+    return perturb(SE3.identity(), TWIST, volume.isocenter)
+
+
+def test_two_views_find_the_pose_and_its_depth(volume, frames, start):
+    result = register_views(volume, frames, CAMERAS, start, config=CONFIG)
+    assert float(mtre(start, SE3.identity(), LANDMARKS)) > 7
+    assert float(mtre(result.pose, SE3.identity(), LANDMARKS)) < 0.3  # voxels of 2.5 mm
+    assert int(result.status) == Status.OK
+    # All three directions are known about equally well.
+    deviations = np.sqrt(np.diag(np.asarray(result.covariance)))[:3]
+    assert deviations.max() < 3 * deviations.min()
+
+
+def test_the_verdict_is_that_of_the_worst_image(volume, frames, start):
+    black = [frames[0], replace(frames[1], image=jnp.zeros_like(frames[1].image))]
+    result = register_views(volume, black, CAMERAS, start, config=CONFIG)
+    assert int(result.status) == Status.NO_SIGNAL
+    assert result.views is not None
+    assert int(result.views.status[1]) == Status.NO_SIGNAL
+    assert int(result.views.status[0]) != Status.NO_SIGNAL
+    np.testing.assert_array_equal(result.pose.wxyz_xyz, start.wxyz_xyz)
+
+
+@pytest.mark.slow
+def test_a_wrong_distance_of_the_detector_is_found(volume, frames, start):
+    wrong = with_lens(CAMERA, jnp.array([0.03, 4.0, 0.0]))
+    given = [frames[0], Frame(frames[1].image, wrong)]
+    geometry = Geometry(sdd=0.05, principal_point=10.0)
+    result = register_views(volume, given, CAMERAS, start, config=CONFIG, geometry=geometry)
+    assert result.views is not None
+    found = result.views.camera[1]
+    assert abs(float(wrong.sdd / CAMERA.sdd) - 1) > 0.03
+    assert abs(float(found.sdd / CAMERA.sdd) - 1) < 0.01
+    # Principal points that are sought may shift with the body; what the image shows stays.
+    seen, true = (
+        project_points(camera, CAMERAS[1] @ pose, LANDMARKS)
+        for camera, pose in ((found, result.pose), (CAMERA, SE3.identity()))
+    )
+    np.testing.assert_allclose(seen, true, atol=0.3)  # pixels
+    assert float(rotation_angle(result.pose, SE3.identity())) < 0.005
+
+
+def test_the_best_of_several_starts_goes_on():
+    peak = jnp.array([3.0, 0, 0, 0, 0, 0])
+
+    def score(level, pose):
+        return -jnp.linalg.norm(pose - peak)
+
+    def align(level, pose):  # a basin of 2 mm
+        near = jnp.linalg.norm(pose - peak) < 2
+        pose = jnp.where(near, peak, pose)
+        value = score(level, pose)
+        trace = RefineTrace(value[None], jnp.ones(1), pose[None])
+        zero = jnp.zeros((1, 1))
+        terms = Terms(zero, zero, jnp.zeros(()), zero, value, jnp.zeros(()))
+        return Aligned(pose, trace, terms, jnp.eye(6))
+
+    descent = Descent(align, score, lambda pose, twist: pose + twist)
+    levels, start = [Level(32, 0), Level(64, 0)], jnp.zeros(6)
+    alone, _ = through(levels, start, descent, Nearby())
+    several, trace = jax.jit(lambda x: through(levels, x, descent, Nearby(64, 4, 4.0, 0.05)))(start)
+    np.testing.assert_array_equal(alone.pose, start)
+    np.testing.assert_allclose(several.pose, peak)
+    assert trace.level.tolist() == [0, 1]
+    np.testing.assert_allclose(trace.pose[0], peak)  # the trace is that of the one chosen
+
+    at_peak, _ = through(levels, peak, descent, Nearby(8, 2))
+    np.testing.assert_allclose(at_peak.pose, peak)  # a good start is never left for another
+
+
+def test_refuses_what_it_cannot_do(volume, frames, start):
+    with pytest.raises(InputError, match="1 poses of cameras for 2 images"):
+        register_views(volume, frames, CAMERAS[:1], start)
+    with pytest.raises(InputError, match="at least one"):
+        register_views(volume, [], [], start)
+    config = RegisterConfig(similarity="mutual_information")
+    with pytest.raises(InputError, match="mutual_information"):
+        register_views(volume, frames, CAMERAS, start, config=config)

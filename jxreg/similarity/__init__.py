@@ -4,6 +4,7 @@ features       one image -> normalised features; blocks of the similarities and 
 correlation    NCC: global, local, in patches; of derivatives; gradient orientation
 information    mutual information: global, normalised, local
 structure      SSIM
+robust         weights against what the rendered image cannot explain
 windows        Gaussian blur, moments in windows
 """
 
@@ -33,6 +34,7 @@ from jxreg.similarity.information import (
     mutual_information,
     normalised_mutual_information,
 )
+from jxreg.similarity.robust import robust_weights
 from jxreg.similarity.structure import ssim
 from jxreg.similarity.windows import gaussian_smooth
 
@@ -74,6 +76,7 @@ __all__ = [
     "ncc_features",
     "normalised_mutual_information",
     "patch_ncc",
+    "robust_weights",
     "ssim",
     "zero_normalised",
 ]

@@ -25,6 +25,7 @@ BONE_FROM, BONE_TO = 1.15 * MU_WATER, 1.6 * MU_WATER  # 150 HU and 600 HU
 ENERGIES_KEV = (40.0, 50.0, 60.0, 70.0, 80.0)
 WATER = (1.303, 1.102, 1.0, 0.937, 0.892)
 BONE = (2.113, 1.347, 1.0, 0.818, 0.708)
+STEEL = (2.857, 1.542, 0.949, 0.661, 0.469)  # of iron, absolute [1/mm]
 WEIGHT = (0.17, 0.27, 0.26, 0.18, 0.12)
 
 
@@ -41,6 +42,15 @@ class Acquisition(NamedTuple):
     """Blur of the detector [px]."""
 
 
+class InTheBeam(NamedTuple):
+    """What stands in the beam and is in no CT."""
+
+    steel: Float[Array, "rows columns"] | None = None
+    """Path length through steel [mm]."""
+    open: Float[Array, "rows columns"] | None = None
+    """1 where the shutters are open, 0 behind them; 0.5 % gets through, and scatter."""
+
+
 def materials(volume: Volume) -> Volume:
     """Two channels, soft tissue and bone, that add up to the volume."""
     bone = jnp.clip((volume.mu - BONE_FROM) / (BONE_TO - BONE_FROM), 0, 1) * volume.mu
@@ -55,15 +65,37 @@ def simulate(
     acquisition: Acquisition = Acquisition(),
 ) -> Float[Array, "rows columns"]:
     """Attenuation image as a reader of a 12-bit linear detector would make it."""
+    grey = expose(key, two_materials, camera, pose, acquisition)
+    return attenuation(grey, grey.max())
+
+
+def expose(
+    key: PRNGKeyArray,
+    two_materials: Volume,
+    camera: Camera,
+    pose: jaxlie.SE3,
+    acquisition: Acquisition = Acquisition(),
+    beam: InTheBeam = InTheBeam(),
+) -> Float[Array, "rows columns"]:
+    """Grey values of a 12-bit linear detector."""
     soft, bone = drr.render(two_materials, camera, pose, drr.siddon())
-    primary = sum(
-        w * jnp.exp(-a * soft - b * bone) for w, a, b in zip(WEIGHT, WATER, BONE, strict=True)
-    )
+    primary = _primary(soft, bone, beam.steel)
     scatter = acquisition.scatter * _scatter(primary, acquisition.scatter_width)
+    if beam.open is not None:
+        primary = primary * (0.005 + 0.995 * beam.open)
+        scatter = scatter * (0.3 + 0.7 * beam.open.mean())
+        scatter = scatter * (0.3 + 0.7 * gaussian_smooth(beam.open, 4.0))
     signal = gaussian_smooth(primary + scatter, acquisition.blur)
     counts = jax.random.poisson(key, acquisition.photons * signal).astype(signal.dtype)
-    grey = jnp.clip(jnp.round(4095 * counts / (1.1 * acquisition.photons)), 0, 4095)
-    return attenuation(grey, grey.max())
+    return jnp.clip(jnp.round(4095 * counts / (1.1 * acquisition.photons)), 0, 4095)
+
+
+def _primary(soft, bone, steel) -> Float[Array, "rows columns"]:
+    """Primary signal of the spectrum, 1 in air."""
+    spectrum = zip(WEIGHT, WATER, BONE, STEEL, strict=True)
+    if steel is None:
+        return sum(w * jnp.exp(-a * soft - b * bone) for w, a, b, _ in spectrum)
+    return sum(w * jnp.exp(-a * soft - b * bone - c * steel) for w, a, b, c in spectrum)
 
 
 def _scatter(primary: Float[Array, "rows columns"], width: float) -> Float[Array, "rows columns"]:

@@ -1,10 +1,12 @@
-"""Registration of real wrist X-rays, each view alone, from random starts.
+"""Registration of real wrist X-rays, each view alone or both at once, from random starts.
 
     python benchmarks/bench_wrist.py FOLDER --starts 15
+    python benchmarks/bench_wrist.py FOLDER --starts 15 --both
 
 FOLDER is wrist-biplane-xray-ct of the autoscoper sample data. Frame 0099, radius and ulna, both
 views, default configuration; starts within 5 mm and 5 degrees on each axis of a reference pose that
-was found from both views. Success: mRPD to the reference below 1 mm over 200 points of bone.
+was found from both views. Success over 200 points of bone: of one view an mRPD to the reference
+below 1 mm, of both views (`register_views`) an mTRE below 1 mm.
 """
 
 import argparse
@@ -18,19 +20,23 @@ import nibabel
 import numpy as np
 from outcome import outcome, setting, summary
 from PIL import Image
+from rich.progress import track
+from timing import write
 
 import jxreg
 from jxreg import frame as frame_
 from jxreg import metrics
 from jxreg.pose import from_matrix, perturb
+from jxreg.views import VIEWS as TWO_VIEWS
+from jxreg.views import register_views
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "examples"))
 read_calibration = importlib.import_module("05_real_wrist").read_calibration
 
 BONES = {"radius": "rad", "ulna": "uln"}
 VIEWS = ("cam01", "cam02")
-ASKED = 0.7
-"""Least success rate that is asked for."""
+ASKED, ASKED_OF_BOTH = 0.7, 0.97
+"""Least success rates that are asked for: of one view, and of both at once."""
 START = np.array([5.0, 5.0, 5.0, *np.radians([5.0, 5.0, 5.0])])
 
 
@@ -62,7 +68,7 @@ def run(folder: Path, bone: str, view: str, starts: int, seed: int) -> list[dict
     truth = camera_from_calibration @ calibration_from_ct
     random = np.random.default_rng(seed)
     rows = []
-    for _ in range(starts):
+    for _ in track(range(starts), f"{bone} {view}"):
         start = perturb(truth, jnp.asarray(random.uniform(-START, START), float), volume.isocenter)
         result = jxreg.register(volume, frame, start)
         rows.append(
@@ -74,27 +80,59 @@ def run(folder: Path, bone: str, view: str, starts: int, seed: int) -> list[dict
     return rows
 
 
+def run_both(folder: Path, bone: str, starts: int, seed: int) -> list[dict]:
+    """Registers one bone to both views at once from every start; mRPD is that of the first view."""
+    volume, truth, points = load_bone(folder, bone)
+    frames, cameras = zip(*(load_view(folder, view) for view in VIEWS), strict=True)
+    random = np.random.default_rng(seed)
+    rows = []
+    for _ in track(range(starts), f"{bone} both"):
+        start = perturb(truth, jnp.asarray(random.uniform(-START, START), float), volume.isocenter)
+        result = register_views(volume, frames, cameras, start)
+        row = outcome(result, truth, points, volume.isocenter)
+        found, true = cameras[0] @ result.pose, cameras[0] @ truth
+        row["mrpd_mm"] = float(metrics.mrpd(found, true, points))
+        rows.append({"start_mtre_mm": float(metrics.mtre(start, truth, points)), **row})
+    return rows
+
+
+def summary_of_both(rows: list[dict]) -> dict:
+    """`summary`, and success by mTRE."""
+    rate = metrics.success_rate(jnp.asarray([row["mtre_mm"] for row in rows], float), 1.0)
+    interval = [float(rate.low), float(rate.high)]
+    return {"success_mtre_1mm": float(rate.rate), "interval_95": interval, **summary(rows)}
+
+
 def main() -> None:
     """Prints a line for each bone and view; writes everything as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--starts", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--both", action="store_true", help="both views at once")
     parser.add_argument("--out", type=Path, default=Path("bench_wrist.json"))
     options = parser.parse_args()
-    report = setting(__doc__)
+    report = setting(__doc__) | {"seed": options.seed}
+    if options.both:
+        report["config"] = repr(TWO_VIEWS)
+    summarise = summary_of_both if options.both else summary
     everything = []
     for bone in BONES:
-        for view in VIEWS:
-            rows = run(options.folder, bone, view, options.starts, options.seed)
+        for view in ("both",) if options.both else VIEWS:
+            if options.both:
+                rows = run_both(options.folder, bone, options.starts, options.seed)
+            else:
+                rows = run(options.folder, bone, view, options.starts, options.seed)
             everything += rows
-            line = {"starts": len(rows), **summary(rows)}
+            line = {"starts": len(rows), **summarise(rows)}
             print(bone, view, json.dumps(line), flush=True)
             report["runs"].append({"bone": bone, "view": view, **line, "rows": rows})
-            options.out.write_text(json.dumps(report, indent=1))
-    whole = {"starts": len(everything), **summary(everything)}
-    good = whole["success_mrpd_1mm"] >= ASKED
-    print("all", json.dumps(whole), f"asked >= {ASKED:.0%}: {'pass' if good else 'FAIL'}")
+            write(options.out, json.dumps(report, indent=1))
+    whole = {"starts": len(everything), **summarise(everything)}
+    rate = whole["success_mtre_1mm" if options.both else "success_mrpd_1mm"]
+    asked = ASKED_OF_BOTH if options.both else ASKED
+    good = rate >= asked
+    print("all", json.dumps(whole), f"asked >= {asked:.0%}: {'pass' if good else 'FAIL'}")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from jxreg.drr import render
     from jxreg.evaluation import evaluate
     from jxreg.frame import Frame
+    from jxreg.global_search import search
     from jxreg.io import load_frames, load_volume
     from jxreg.refinement import refine
     from jxreg.register import RegisterConfig, Registration, register
+    from jxreg.views import register_views
     from jxreg.volume import Volume
 
 __version__ = "0.1.0"
@@ -34,7 +36,9 @@ __all__ = [
     "pose",
     "refine",
     "register",
+    "register_views",
     "render",
+    "search",
     "similarity",
 ]
 
@@ -49,7 +53,9 @@ _MODULES = {
     "load_volume": "io",
     "refine": "refinement",
     "register": "register",
+    "register_views": "views",
     "render": "drr",
+    "search": "global_search",
 }
 """Where each public name lives; those that are missing here are modules themselves."""
 

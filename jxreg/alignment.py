@@ -308,20 +308,20 @@ def _usable(scenes: tuple[Scene, ...], level: Level, poses, image: Float[Array, 
     mask = valid_mask(scenes[0].frame) * shadow
     for scene, pose in zip(scenes, poses, strict=True):
         if scene.cut is not None:
-            mask = mask * jnp.clip(1 - _missing(scene, pose, scene.cut) / level.missing, 0, 1)
+            mask = mask * jnp.clip(1 - missing(scene, pose, scene.cut) / level.missing, 0, 1)
     return mask, shadow
 
 
-def _missing(scene: Scene, pose: jaxlie.SE3, cut: Bool[Array, "2 3"]):
+def missing(scene: Scene, pose: jaxlie.SE3, cut: Bool[Array, "2 3"]):
     """Share of each ray's way that the scan has cut off, seen by at most 32 x 32 rays or so."""
     camera = scene.frame.camera
     rays_apart = max(1, camera.image_size[0] // MISSING_PIXELS)
     few = downsample_camera(camera, rays_apart)
     rays = voxel_rays(scene.coarsest, few, pose, pixel_grid(few))
-    missing = missing_share(scene.coarsest, rays, cut).reshape(few.image_size)
+    share = missing_share(scene.coarsest, rays, cut).reshape(few.image_size)
     rows, columns = (n * rays_apart for n in few.image_size)
     size = camera.image_size
-    return jax.image.resize(missing, (rows, columns), "linear")[: size[0], : size[1]]
+    return jax.image.resize(share, (rows, columns), "linear")[: size[0], : size[1]]
 
 
 def _local(level: Level):

@@ -124,6 +124,14 @@ def window(frame: Frame, corner: Float[Array, "2"], side: Float[Array, ""], pixe
     return replace(frame, image=jnp.where(weight > 0, image, 0.0), mask=weight, camera=camera)
 
 
+def square(frame: Frame, pixels: int) -> Frame:
+    """The whole image in a square, resampled; what is added to a shorter side is invalid."""
+    rows, columns = frame.camera.image_size
+    side = max(rows, columns)
+    corner = jnp.array([columns - side, rows - side]) / 2 - 0.5
+    return window(frame, corner, jnp.asarray(float(side)), pixels)
+
+
 def block_mean(image: Float[Array, "*b rows columns"], factor: int) -> Float[Array, "*b h w"]:
     """Mean of blocks of factor x factor pixels; the image is continued with zeros."""
     rows, columns = image.shape[-2:]

@@ -136,6 +136,19 @@ def perturb(pose: SE3, twist: Float[Array, "6"], pivot: Point) -> SE3:
     )
 
 
+def antipodal(pose: SE3, pivot: Point) -> SE3:
+    """The view from the other side: half a turn about the image's vertical through a point.
+
+    Anatomy that is alike on both sides looks much the same from there, which is how front and back
+    get mixed up.
+
+    Args:
+        pose: Pose, `camera_from_world`.
+        pivot: World point that stays where it is [mm]; as a rule the isocenter.
+    """
+    return perturb(pose, jnp.array([0.0, 0.0, 0.0, 0.0, jnp.pi, 0.0]), pivot)
+
+
 @full_precision
 def twist_between(start: SE3, end: SE3, pivot: Point) -> Float[Array, "6"]:
     """Twist that moves one pose to another: `perturb(start, twist, pivot)` is `end`.

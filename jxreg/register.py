@@ -14,10 +14,12 @@ from jaxtyping import Array, Float, Int
 from jxreg import alignment
 from jxreg.alignment import Aligned, Level, Prior
 from jxreg.camera import Camera
+from jxreg.candidates import Found, best_of
 from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
 from jxreg.evidence import Look, evidence_of
 from jxreg.frame import Frame
+from jxreg.global_search import SearchConfig, search
 from jxreg.pose import from_carm, perturb
 from jxreg.precision import full_precision
 from jxreg.refinement import RefineTrace
@@ -67,6 +69,8 @@ class RegisterConfig:
     """Other starts to try; for a small bone, whose basin is small."""
     prior: Prior = Prior()
     """How far from the start the pose may be; it counts where the image says little."""
+    search: SearchConfig = SearchConfig()
+    """Where to look if there is no start; `truncated` above overrules the one in it."""
     thresholds: Thresholds = Thresholds()
     """What the verdict asks for."""
 
@@ -119,12 +123,14 @@ class Registration:
     trace: Trace
     views: Views | None = None
     """Of `register_views` and `register_bodies`: each image alone, with a leading axis."""
+    found: Found | None = None
+    """What a search found, the poses that were second best too; None if there was none."""
 
 
 def register(
     volume: Volume,
     frame: Frame,
-    pose: jaxlie.SE3 | None = None,
+    pose: jaxlie.SE3 | Found | None = None,
     *,
     config: RegisterConfig = RegisterConfig(),
 ) -> Registration:
@@ -133,18 +139,21 @@ def register(
     Args:
         volume: The patient.
         frame: One image (attenuation) and its camera.
-        pose: Start, `camera_from_world`; by default the positioner angles that came with the image.
+        pose: Start, `camera_from_world`, or what `search` or `candidates.compare` found. By default
+            the positioner angles that came with the image; if none did, the image is searched.
         config: What to do; static.
 
     Returns:
         The refined pose with a verdict. Input without signal, out of view or not finite comes back
         with the start as pose and a status that says so.
-
-    Raises:
-        InputError: No start is given and the frame has no positioner angles.
     """
-    start = initial_pose(volume, frame) if pose is None else pose
-    return _register(volume, frame, start, config)
+    if pose is None and frame.carm is not None:
+        pose = initial_pose(volume, frame)
+    elif pose is None:
+        pose = search(volume, frame, config=replace(config.search, truncated=config.truncated))
+    if isinstance(pose, Found):
+        return _register(volume, frame, best_of(pose), pose, config)
+    return _register(volume, frame, pose, None, config)
 
 
 def initial_pose(volume: Volume, frame: Frame) -> jaxlie.SE3:
@@ -174,7 +183,7 @@ def initial_pose(volume: Volume, frame: Frame) -> jaxlie.SE3:
 @functools.partial(jax.jit, static_argnames="config")
 @full_precision
 def _register(
-    volume: Volume, frame: Frame, start: jaxlie.SE3, config: RegisterConfig
+    volume: Volume, frame: Frame, start: jaxlie.SE3, found: Found | None, config: RegisterConfig
 ) -> Registration:
     levels = levels_of(config)
     finest = alignment.focus(volume, frame, start, max(level.pixels for level in levels))
@@ -192,6 +201,8 @@ def _register(
         Look(aligned.pose, aligned.terms),
         jnp.linalg.norm(last_step),
     )
+    if found is not None:
+        evidence = evidence._replace(lead=found.lead)
     status = judge(evidence, config.thresholds)
     return Registration(
         unless_hopeless(status, aligned.pose, start),
@@ -202,6 +213,7 @@ def _register(
         aligned.terms.shadow.mean(),
         evidence.kept,
         trace,
+        found=found,
     )
 
 

@@ -1,5 +1,6 @@
 """The verdict on a registration: a status from cheap, plain evidence."""
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -23,6 +24,8 @@ class Status(IntEnum):
     """NaN or infinity in the image, the volume, the pose or the similarity."""
     NOT_CONVERGED = 5
     """The last level was still moving when its steps ran out."""
+    AMBIGUOUS = 6
+    """Another pose, far away, explains the image as well; only a search can tell."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Thresholds:
     """Smallest final similarity."""
     step_mm: float = 0.5
     """Largest step at the very end: across the beam, a tenth of it in depth, or 50 mm a radian."""
+    lead: float = 0.05
+    """Smallest lead of the best pose of a search over the best one elsewhere (`Found.lead`)."""
 
 
 class Evidence(NamedTuple):
@@ -55,6 +60,8 @@ class Evidence(NamedTuple):
     last_step: Float[Array, ""]
     """Length of the very last step [mm], depth counted a tenth; 0 if the search had stopped before,
     or the step was refused."""
+    lead: Float[Array, ""] | float = math.inf
+    """Lead over other poses, in the units of `Found.score`; infinite if none were tried."""
 
 
 def judge(evidence: Evidence, thresholds: Thresholds) -> Int[Array, ""]:
@@ -70,6 +77,7 @@ def judge(evidence: Evidence, thresholds: Thresholds) -> Int[Array, ""]:
             | ~(e.similarity >= e.initial_similarity - 0.02),
             Status.SUSPECT,
         ),
+        (~(jnp.asarray(e.lead) > t.lead), Status.AMBIGUOUS),
     )
     conditions = [condition for condition, _ in findings]
     values = [jnp.int32(status) for _, status in findings]

@@ -1,5 +1,6 @@
 """`jxreg register`: where did the C-arm stand?"""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,9 +13,13 @@ from jxreg.cli.options import (
     check_pose_options,
     read_volume,
 )
+from jxreg.cli.starts import StartOptions, check_start_options, searched
 from jxreg.detect import Detect
 
 if TYPE_CHECKING:
+    import jaxlie
+
+    from jxreg.candidates import Found
     from jxreg.cli.tasks import Task
     from jxreg.register import RegisterConfig, Registration
     from jxreg.volume import Volume
@@ -31,6 +36,7 @@ def run_register(
     /,
     out: Path,
     pose: PoseOptions = PoseOptions(),
+    start: StartOptions = StartOptions(),
     camera: CameraOptions = CameraOptions(),
     mirrored: Literal["auto", "yes", "no"] = "auto",
     intensity: Literal["auto", "linear", "log", "attenuation"] = "auto",
@@ -41,16 +47,18 @@ def run_register(
 ) -> int:
     """Register X-ray images to a CT: find the pose of the C-arm for each of them.
 
-    The search begins at the pose file, else at the angles given here, else at the positioner angles
-    in the DICOM header. Results go to OUT, or to one folder in it for each frame: report.html,
-    registration.json, pose.json, pose.tfm (for 3D Slicer), drr.npy and drr.png.
+    It begins at the pose file, angles or landmarks given here, else at the positioner angles in the
+    DICOM header, else it searches the range of a C-arm without a start. Results go to OUT, or to
+    one folder in it for each frame: report.html, registration.json, pose.json, pose.tfm (for 3D
+    Slicer), drr.npy and drr.png.
     Exit code 4: the result did not pass its own checks; 5: some of several did not.
 
     Args:
         volume: CT: NIfTI, NRRD, MHA, or a folder of DICOM slices.
         xrays: X-ray images: DICOM (single or multi-frame), PNG, TIFF, NPY.
         out: Folder for the results.
-        pose: The start.
+        pose: The start, as a pose.
+        start: The start, otherwise.
         camera: Geometry of images that do not tell it themselves; numbers overrule the header, or
             the camera file beside the image.
         mirrored: Whether the display is mirrored, whatever the header or the camera file says;
@@ -71,6 +79,7 @@ def run_register(
             "XRAYS", "no file", "one X-ray image or more", "name them after the volume"
         )
     check_pose_options(pose)
+    check_start_options(pose, start)
     chosen = read_config(config)
     console, seconds = progress_console(), {}
     with step(console, f"read {volume.name}", seconds):
@@ -78,7 +87,7 @@ def run_register(
     with step(console, f"read {len(xrays)} X-ray file{'s'[: len(xrays) != 1]}", seconds):
         shown = {"auto": None, "yes": True, "no": False}[mirrored]
         values = {"mirrored": shown, "intensity": intensity, "invert": invert, "detect": detect}
-        tasks = read_tasks(loaded, xrays, pose, camera, values)
+        tasks = read_tasks(loaded, xrays, pose, start, camera, values)
     for note in dict.fromkeys(note for task in tasks for note in task.notes):
         console.print(f"note: {printable(note)}", markup=False, soft_wrap=True)
     records = _register_and_write(console, volume, loaded, tasks, chosen, out, seconds)
@@ -100,6 +109,7 @@ def _register_and_write(console, path, volume, tasks, config, out, seconds) -> l
         count, spent = len(chunk), dict(seconds)
         what = chunk[0].title if count == 1 else f"{count} frames, from {chunk[0].title}"
         with step(console, f"register {what}", spent):
+            chunk = _with_starts(volume, chunk, config)
             results = register_chunk(volume, chunk, config)
         spent["register"] = spent.pop(f"register {what}") / count
         for task, result in zip(chunk, results, strict=True):
@@ -114,18 +124,34 @@ def _register_and_write(console, path, volume, tasks, config, out, seconds) -> l
             )
             folder = folders[task.name]
             with step(console, f"write {folder}"):
-                case = Case(volume, task.frame, task.start, result, context)
+                case = Case(volume, task.frame, _begin(task.start), result, context)
                 records.append(write_case(folder, case) | {"folder": folder})
     return records
 
 
+def _with_starts(volume, tasks: "list[Task]", config: "RegisterConfig") -> "list[Task]":
+    """The tasks of a chunk, searched if they have no start; either all have one or none."""
+    if tasks[0].start is not None:
+        return tasks
+    chosen = dataclasses.replace(config.search, truncated=config.truncated)
+    found = searched(volume, [task.frame for task in tasks], chosen)
+    return [task._replace(start=start) for task, start in zip(tasks, found, strict=True)]
+
+
+def _begin(start: "jaxlie.SE3 | Found | None") -> Any:
+    """The pose that a start stands for."""
+    from jxreg.candidates import Found, best_of
+
+    return best_of(start) if isinstance(start, Found) else start
+
+
 def chunks_alike(tasks: "list[Task]") -> "list[list[Task]]":
-    """Frames of one shape together, at most `CHUNK` at a time, in the order of the files."""
+    """Frames and starts of one kind together, at most `CHUNK` at a time, in the order of files."""
     import jax
 
     groups: dict[Any, list[Task]] = {}
     for task in tasks:
-        leaves, tree = jax.tree.flatten(task.frame)
+        leaves, tree = jax.tree.flatten((task.frame, task.start))
         groups.setdefault((tree, *(leaf.shape for leaf in leaves)), []).append(task)
     return [g[i : i + CHUNK] for g in groups.values() for i in range(0, len(g), CHUNK)]
 

@@ -42,13 +42,66 @@ def load_landmarks(path: str | Path) -> Landmarks:
         elif name.endswith(".fcsv"):
             found = _fcsv(path)
         elif name.endswith(".csv"):
-            found = _table(path)
+            found = Landmarks(*_table(path, "xyz"))
         else:
             raise InputError(str(path), f"ending {path.suffix!r}", EXPECTED, "save it as one")
     if len(found.points) == 0 or not np.isfinite(found.points).all():
         text = f"{len(found.points)} points, or coordinates that are not finite"
         raise InputError(str(path), text, "finite points", "place all points")
     return found
+
+
+class ImagePoints(NamedTuple):
+    """Named points of an image."""
+
+    pixels: Float[np.ndarray, "n 2"]
+    """(column, row); whole numbers are centres of pixels."""
+    labels: tuple[str, ...]
+
+
+def load_image_points(path: str | Path) -> ImagePoints:
+    """Reads points of an image: a CSV of u, v (column, row), with label or name if it has them.
+
+    Without a heading the columns are u, v or label, u, v.
+
+    Raises:
+        InputError: The file is damaged or empty, or a number is not finite.
+    """
+    expected = "points of an image (.csv with u, v)"
+    path = existing_file(path, expected)
+    with reading(path, expected):
+        pixels, labels = _table(path, "uv")
+    if len(pixels) == 0 or not np.isfinite(pixels).all():
+        text = f"{len(pixels)} points, or numbers that are not finite"
+        raise InputError(str(path), text, "finite points", "leave out what is not seen")
+    return ImagePoints(pixels, labels)
+
+
+def pair(
+    landmarks: Landmarks, marks: ImagePoints, subject: str
+) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 2"]]:
+    """Points of the patient and of the image that belong together, by label or by order.
+
+    Args:
+        landmarks: Of the patient.
+        marks: Of the image; some may be missing if all have labels.
+        subject: What a refusal names.
+
+    Raises:
+        InputError: A label occurs twice or nowhere, or there are no labels and the numbers differ.
+    """
+    if not (all(landmarks.labels) and all(marks.labels)):
+        if len(landmarks.points) == len(marks.pixels):
+            return landmarks.points, marks.pixels
+        found = f"{len(marks.pixels)} points for {len(landmarks.points)} landmarks, without labels"
+        raise InputError(subject, found, "as many, in the same order", "give labels in both files")
+    known = dict(zip(landmarks.labels, landmarks.points, strict=True))
+    strange = [label for label in marks.labels if label not in known]
+    twice = len(known) < len(landmarks.labels) or len({*marks.labels}) < len(marks.labels)
+    if strange or twice:
+        found = f"no landmark {strange[0]!r}" if strange else "a label that occurs twice"
+        raise InputError(subject, found, f"labels of {sorted(known)}", "correct the labels")
+    return np.stack([known[label] for label in marks.labels]), marks.pixels
 
 
 def save_landmarks(path: str | Path, landmarks: Landmarks) -> None:
@@ -100,16 +153,17 @@ def _fcsv(path: Path) -> Landmarks:
     return Landmarks(points * _signs(path, system), labels)
 
 
-def _table(path: Path) -> Landmarks:
+def _table(path: Path, axes: str) -> tuple[np.ndarray, tuple[str, ...]]:
     rows = [row for row in csv.reader(path.read_text("utf-8").splitlines()) if row]
     head = [c.strip().lower() for c in rows[0]]
-    if {"x", "y", "z"} <= set(head):
-        axes, rows = [head.index(a) for a in "xyz"], rows[1:]
+    if set(axes) <= set(head):
+        places, rows = [head.index(a) for a in axes], rows[1:]
         label = next((head.index(c) for c in ("label", "name") if c in head), None)
-    else:  # no heading: x, y, z or label, x, y, z
-        axes, label = ([0, 1, 2], None) if len(rows[0]) == 3 else ([1, 2, 3], 0)
-    points = np.array([[float(row[a]) for a in axes] for row in rows]).reshape(-1, 3)
-    return Landmarks(points, tuple("" if label is None else row[label].strip() for row in rows))
+    else:  # no heading: the axes, or a label and the axes
+        first, label = (0, None) if len(rows[0]) == len(axes) else (1, 0)
+        places = range(first, first + len(axes))
+    points = np.array([[float(row[k]) for k in places] for row in rows]).reshape(-1, len(axes))
+    return points, tuple("" if label is None else row[label].strip() for row in rows)
 
 
 def _signs(path: Path, system: str) -> Float[np.ndarray, "3"]:

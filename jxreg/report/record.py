@@ -15,6 +15,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jxreg import __version__
 from jxreg.camera import Camera
+from jxreg.candidates import Found
 from jxreg.errors import InputError
 from jxreg.io.pose_file import camera_dict, rigid_matrix
 from jxreg.pose import to_carm, twist_between
@@ -94,6 +95,7 @@ def registration_record(
             "camera_from_world": _matrix(start),
             "carm": _carm(shown.start_angles, shown.start_offset, distance),
         },
+        "search": _search(result.found),
         "errors": {k: {"start": a, "end": b} for k, (a, b) in context.errors.items()},
         "notes": context.notes,
         "seconds": context.seconds,
@@ -109,6 +111,22 @@ def registration_record(
     }
     record = _plain(record)
     return record | {"reasons": reasons(record)}
+
+
+def _search(found: Found | None) -> dict[str, Any] | None:
+    """What a search found: all distinct poses, the best first; the registration began there."""
+    if found is None:
+        return None
+    return {
+        "lead": found.lead,
+        "agreeing": found.agreeing,
+        "found": [
+            {"camera_from_world": _matrix(SE3(pose)), "score": score, "similarity": alike}
+            for pose, score, alike in zip(
+                found.pose.wxyz_xyz, found.score, found.similarity, strict=True
+            )
+        ],
+    }
 
 
 def versions() -> dict[str, str]:

@@ -79,6 +79,12 @@ _VERDICTS = {
         "The search still moved when its iterations were used up.",
         "Allow more iterations or give a closer start.",
     ),
+    "AMBIGUOUS": Verdict(
+        "doubt",
+        "Ambiguous: do not use without a look",
+        "Another pose, far from this one, explains the image nearly as well.",
+        "Give a start, or a narrower range to search; compare the contours below.",
+    ),
 }
 
 
@@ -101,7 +107,16 @@ def reasons(record: Record) -> list[str]:
         return _overlap_reason(record["coverage"], limits.get("overlap"))
     if status == "NOT_CONVERGED":
         return _step_reason(_last_step(record), limits.get("step_mm"))
+    if status == "AMBIGUOUS":
+        return _lead_reason(record["search"], limits.get("lead"))
     return _doubts(record, limits) if status == "SUSPECT" else []
+
+
+def _lead_reason(search: Record | None, limit: float | None) -> list[str]:
+    if search is None or search["lead"] is None:
+        return []
+    found = f"The best pose leads the next one by {number(search['lead'], 3)}"
+    return [f"{found}." if limit is None else f"{found}; it must be {number(limit, 2)} or more."]
 
 
 def _overlap_reason(coverage: float | None, limit: float | None) -> list[str]:

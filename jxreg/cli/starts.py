@@ -1,0 +1,120 @@
+"""Where a registration begins: a pose file, angles, landmarks, the header, or a search."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jxreg.cli.options import PoseOptions, has_angles, pose_of
+
+if TYPE_CHECKING:
+    import jaxlie
+
+    from jxreg.frame import Frame
+    from jxreg.global_search import SearchConfig
+    from jxreg.volume import Volume
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """Starts that are not poses."""
+
+    search: bool = False
+    """Search the whole range of a C-arm, whatever angles came with the image."""
+    landmarks: Path | None = None
+    """Points of the volume: .mrk.json or .fcsv of 3D Slicer, or .csv (x, y, z in RAS [mm])."""
+    landmarks_2d: Path | None = None
+    """Where they are in the image: .csv with u, v (column, row) and label; paired by label, or by
+    their order."""
+
+
+def check_start_options(pose: PoseOptions, start: StartOptions) -> None:
+    """Refuses several starts at once.
+
+    Raises:
+        InputError: More than one start is given, or landmarks of one kind only.
+    """
+    from jxreg.errors import InputError
+
+    if (start.landmarks is None) != (start.landmarks_2d is None):
+        have, lack = ("--landmarks", "--landmarks-2d")[:: -1 if start.landmarks is None else 1]
+        raise InputError(have, f"no {lack} beside it", "both", "give points in volume and image")
+    given = {
+        "--pose": pose.pose is not None,
+        "angles": has_angles(pose),
+        "--landmarks": start.landmarks is not None,
+        "--search": start.search,
+    }
+    names = [name for name, is_given in given.items() if is_given]
+    if len(names) > 1:
+        raise InputError(" and ".join(names), "several starts", "one", "leave the others out")
+
+
+def start_of(
+    volume: "Volume", path: Path, frame: "Frame", pose: PoseOptions, start: StartOptions
+) -> "tuple[jaxlie.SE3 | None, str]":
+    """The start of a frame, and where it comes from; None if the image is to be searched.
+
+    Raises:
+        InputError: What was given does not make a start.
+    """
+    from jxreg.errors import InputError
+    from jxreg.register import initial_pose
+
+    if pose.pose is not None:
+        return pose_of(pose, volume, 0.0), f"pose file {pose.pose.name}"
+    if has_angles(pose):
+        distance = pose.source_to_isocenter
+        if distance is None and frame.carm is not None:
+            distance = float(frame.carm.source_to_isocenter)
+        if distance is None:
+            raise InputError(
+                str(path),
+                "angles, but no distance from source to isocenter",
+                "a complete start",
+                "give --source-to-isocenter [mm]",
+            )
+        return pose_of(pose, volume, distance), "C-arm angles given by hand"
+    if start.landmarks is not None and start.landmarks_2d is not None:
+        return _from_landmarks(frame, start.landmarks, start.landmarks_2d)
+    if frame.carm is not None and not start.search:
+        return initial_pose(volume, frame), "positioner angles of the DICOM header"
+    return None, "search"
+
+
+def _from_landmarks(frame: "Frame", path: Path, marks: Path) -> "tuple[jaxlie.SE3, str]":
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jxreg.errors import InputError
+    from jxreg.io.landmarks import load_image_points, load_landmarks, pair
+    from jxreg.landmarks import LEAST, pose_from_landmarks
+
+    points, pixels = pair(load_landmarks(path), load_image_points(marks), str(marks))
+    located = pose_from_landmarks(frame.camera, jnp.asarray(points), jnp.asarray(pixels))
+    fits = np.asarray(located.fits)
+    if fits.sum() < LEAST:
+        error = float(np.median(np.asarray(located.error_mm)))
+        raise InputError(
+            str(marks),
+            f"only {fits.sum()} of {len(fits)} landmarks fit one pose (median {error:.0f} mm off)",
+            f"{LEAST} or more within 10 mm on the detector",
+            "check the labels, whether the display is mirrored, and the camera",
+        )
+    return located.pose, f"{fits.sum()} of {len(fits)} landmarks of {marks.name}"
+
+
+def searched(volume: "Volume", frames: "list[Frame]", config: "SearchConfig") -> "list":
+    """What a search finds in each frame; frames of one camera share what is prepared for it."""
+    import jax
+    import numpy as np
+
+    from jxreg.global_search import make_library, search
+
+    camera, library, found = None, None, []
+    for frame in frames:
+        leaves = jax.tree.leaves(frame.camera)
+        known = camera is not None and all(map(np.array_equal, camera, leaves))
+        if not known:
+            camera, library = leaves, make_library(volume, frame.camera, config=config)
+        found.append(jax.block_until_ready(search(volume, frame, config=config, library=library)))
+    return found

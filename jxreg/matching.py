@@ -1,0 +1,195 @@
+"""Coarse matching of an image with a library of DRRs: which direction, what shift, roll and depth.
+
+A pose has six parameters, but only two of them change what a DRR shows: the direction of the beam
+through the patient. Roll turns the image, an offset across the beam moves it, depth scales it, all
+nearly. So the library holds one coarse DRR for each direction, with a wide margin around the field,
+and the X-ray is turned and scaled in a few ways and moved over each of them by FFT.
+
+Source: normalised correlation under two masks follows Padfield, IEEE TIP 21, 2012.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jaxlie
+from jaxtyping import Array, Complex, Float
+
+from jxreg import alignment
+from jxreg.alignment import Level, Scene
+from jxreg.camera import Camera
+from jxreg.camera import crop as crop_camera
+from jxreg.frame import Frame, downsample, valid_mask
+from jxreg.precision import full_precision
+from jxreg.similarity.features import image_gradients, visible, window_minimum
+from jxreg.volume import Volume
+
+PIXELS = 32
+"""Rows and columns of the image in the matching."""
+MARGIN = 16
+"""Pixels by which a DRR of the library is wider on each side: half a field."""
+SIDE = PIXELS + 2 * MARGIN
+"""Rows and columns of a DRR of the library."""
+LEAST_SHARE = 0.2
+"""Fraction of the image that a match must compare."""
+LEAST_CONTRAST = 0.05
+"""Where either image shows less than this fraction of its contrast, a match counts less."""
+
+
+class Library(NamedTuple):
+    """Coarse DRRs of a volume from many directions, as spectra."""
+
+    orientation: jaxlie.SO3
+    """Of the camera, `camera_from_world`, of each direction."""
+    depth: Float[Array, ""]
+    """From the source to the isocenter [mm]."""
+    spectra: Complex[Array, "directions 4 rows columns"]
+    """Of the gradient by column and by row, of its square, of the mask."""
+
+
+class Matches(NamedTuple):
+    """The best shift, roll and depth of each direction, by two measures."""
+
+    score: Float[Array, "2 directions"]
+    """NCC of the gradients where both images have them; and its Fisher z times the root of the
+    share of the image that this was, which is how unlikely it is by chance."""
+    pose: jaxlie.SE3
+    """Leading axes as of the score."""
+
+
+@full_precision
+def make_library(
+    volume: Volume,
+    cut: Array | None,
+    camera: Camera,
+    orientation: jaxlie.SO3,
+    depth: Float[Array, ""],
+) -> Library:
+    """Renders the volume from every direction, its isocenter on the optical axis.
+
+    Args:
+        volume: The volume; its coarsest level is rendered.
+        cut: Faces where the scan is cut off, as in `alignment.Scene`.
+        camera: Of the square image of `PIXELS` pixels.
+        orientation: Of the camera, `camera_from_world`, with a leading axis.
+        depth: From the source to the isocenter [mm].
+    """
+    coarsest = volume.coarser[-1] if volume.coarser else volume
+    wide = crop_camera(camera, -MARGIN, -MARGIN, (SIDE, SIDE))
+    seen = Scene(coarsest, Frame(jnp.zeros((SIDE, SIDE)), wide), coarsest, cut)
+    level = Level(PIXELS, 0)
+
+    def one(wxyz):
+        rotation = jaxlie.SO3(wxyz)
+        shift = jnp.array([0.0, 0.0, 1.0]) * depth - rotation @ volume.isocenter
+        pose = jaxlie.SE3.from_rotation_and_translation(rotation, shift)
+        image = alignment.predict((seen,), (pose,))
+        weight = jnp.ones_like(image)
+        if cut is not None:
+            weight = jnp.clip(1 - alignment.missing(seen, pose, cut) / level.missing, 0, 1)
+        return _spectra(image, weight)
+
+    spectra = jax.lax.map(one, orientation.wxyz, batch_size=16)
+    return Library(orientation, depth, spectra)
+
+
+@full_precision
+def match(
+    library: Library, frame: Frame, isocenter: Float[Array, "3"], turns: Float[Array, "variants 2"]
+) -> Matches:
+    """Moves the image over every DRR of the library, turned and scaled in several ways.
+
+    Args:
+        library: From `make_library`.
+        frame: The square image, of twice `PIXELS`.
+        isocenter: Of the volume [mm].
+        turns: Roll [rad] and depth, as a multiple of the library's, of each way.
+    """
+    small = downsample(frame, 2)
+    variants = jax.vmap(lambda turn: _turned(frame, small.camera, turn))(turns)
+    conjugate = jnp.conj(jax.vmap(_spectra)(*variants))
+    gx, gy, squares, mask = jnp.moveaxis(conjugate, 1, 0)
+
+    def one(direction):
+        ix, iy, other_squares, other_mask = direction
+        products = (
+            ix * gx + iy * gy,
+            other_mask * squares,
+            other_squares * mask,
+            other_mask * mask,
+        )
+        both, fixed, moving, count = (_shifts(product) for product in products)
+        fixed = jnp.maximum(fixed, LEAST_CONTRAST * squares[:, 0, 0].real[:, None, None])
+        moving = jnp.maximum(moving, LEAST_CONTRAST * moving.max())
+        ncc = jnp.clip(both / jnp.sqrt(jnp.maximum(fixed * moving, 1e-12)), -0.99, 0.99)
+        share = count / PIXELS**2
+        scores = jnp.stack([ncc, jnp.arctanh(ncc) * jnp.sqrt(jnp.maximum(share, 0))])
+        scores = jnp.where(share > LEAST_SHARE, scores, -9.0).reshape(2, -1)
+        return scores.max(1), scores.argmax(1)
+
+    score, best = jax.lax.map(one, library.spectra, batch_size=4)
+    variant, row, column = jnp.unravel_index(best, (turns.shape[0], *(2 * MARGIN + 1,) * 2))
+    shift = jnp.stack([column, row], -1) - MARGIN
+
+    def place(wxyz, variant, shift):
+        orientation = jaxlie.SO3(wxyz)
+        return _placed(orientation, library.depth, turns[variant], shift, small.camera, isocenter)
+
+    both_ways = jax.vmap(jax.vmap(place, in_axes=(None, 0, 0)))
+    poses = both_ways(library.orientation.wxyz, variant, shift)
+    return Matches(score.T, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), poses))
+
+
+def _spectra(image, mask):
+    """Transforms of the gradients under their weights, of their squares, of the weights."""
+    gradients, weights = image_gradients(visible(image, mask)), window_minimum(mask, 3)
+    square = (gradients**2).sum(0)
+    parts = jnp.stack([weights * gradients[0], weights * gradients[1], weights * square, weights])
+    parts = jnp.pad(parts, [(0, 0), *[(1, SIDE - n - 1) for n in weights.shape[-2:]]])
+    return jnp.fft.rfft2(parts)
+
+
+def _shifts(product):
+    """Correlation at the shifts for which the image lies inside the DRR."""
+    reach = 2 * MARGIN + 1
+    return jnp.fft.irfft2(product, (SIDE, SIDE))[..., :reach, :reach]
+
+
+def _turned(frame: Frame, camera: Camera, turn):
+    """The image as it would be without this roll, at the library's depth."""
+    roll, depth = turn
+    k = camera.intrinsic
+    v, u = jnp.meshgrid(*[jnp.arange(PIXELS, dtype=k.dtype)] * 2, indexing="ij")
+    rays = jnp.linalg.inv(k) @ jnp.stack([u.ravel(), v.ravel(), jnp.ones(PIXELS**2)])
+    moved = k @ jnp.stack([*(_rotation(roll) @ rays[:2] / depth), rays[2]])
+    u, v = (2 * x + 0.5 for x in moved[:2])  # in the image of twice the size
+    mask = valid_mask(frame)
+
+    def sample(x):
+        x = jax.scipy.ndimage.map_coordinates(x, [v, u], 1, mode="constant")
+        return x.reshape(PIXELS, PIXELS)
+
+    weight = sample(mask)
+    image = sample(jnp.where(mask > 0, frame.image, 0) * mask) / jnp.maximum(weight, 1e-6)
+    return image, jnp.where(weight > 0.99, 1.0, 0.0)
+
+
+def _rotation(angle):
+    c, s = jnp.cos(angle), jnp.sin(angle)
+    return jnp.array([[c, -s], [s, c]])
+
+
+def _placed(orientation, depth, turn, shift, camera: Camera, isocenter):
+    """The pose whose isocenter is seen where the match has it, the patient turned accordingly."""
+    roll, scale = turn
+    k = camera.intrinsic
+    # The optical axis of the DRR falls on this pixel of the turned image.
+    seen = k[:2, 2] - shift
+    ray = jnp.linalg.inv(k) @ jnp.append(seen, 1.0)
+    beam = jnp.append(_rotation(roll) @ ray[:2] / scale, 1.0)
+    target = beam * depth * scale
+    unit = beam / jnp.linalg.norm(beam)
+    # The smallest rotation that takes the optical axis to the beam.
+    tilt = jaxlie.SO3(jnp.stack([1 + unit[2], -unit[1], unit[0], jnp.zeros(())])).normalize()
+    rotation = tilt @ jaxlie.SO3.from_z_radians(roll) @ orientation
+    return jaxlie.SE3.from_rotation_and_translation(rotation, target - rotation @ isocenter)

@@ -1,0 +1,144 @@
+"""Search without a start, on a phantom that looks different from everywhere."""
+
+import jax
+import jax.numpy as jnp
+import jaxlie
+import numpy as np
+import pytest
+
+import jxreg
+from jxreg import Camera, Frame, Volume, metrics
+from jxreg.alignment import Level
+from jxreg.candidates import CompareConfig, compare
+from jxreg.global_search import SearchConfig, make_library, search
+from jxreg.pose import antipodal, from_carm, perturb
+from jxreg.register import RegisterConfig, register
+from jxreg.verdict import Status
+
+CAMERA = Camera.from_sdd(1000.0, (96, 80), (3.0, 3.0))
+COMPARE = CompareConfig(
+    finalists=3,
+    coarse=Level(32, 1, similarity="local_ncc", sigma=0.1, tolerance=0.1),
+    fine=Level(64, 0, tolerance=0.1),
+)
+NARROW = SearchConfig(
+    primary_centers_degrees=(0.0,),
+    primary_degrees=30.0,
+    secondary_degrees=20.0,
+    roll_degrees=15.0,
+    source_to_isocenter=700.0,
+    depth=60.0,
+    directions=30,
+    rolls=3,
+    depths=2,
+    candidates=8,
+    compare=COMPARE,
+    truncated=False,
+)
+VIEWS = {  # angles [deg], offset [mm]
+    "tilted": ((18.0, -12.0, 9.0), (0.0, 0.0, -35.0)),
+    "off the axis": ((-25.0, 15.0, 0.0), (60.0, -45.0, 0.0)),
+}
+
+
+def blobs(*centres_and_radii) -> Volume:
+    """Balls in a body of water, 4 mm voxels."""
+    shape, spacing = (48, 40, 56), 4.0
+    affine = np.diag([spacing] * 3 + [1.0])
+    affine[:3, 3] = -spacing * (np.array(shape) - 1) / 2
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1) * spacing
+    grid = grid + affine[:3, 3]
+    mu = 0.01 * ((grid / [80.0, 65.0, 95.0]) ** 2).sum(-1).__lt__(1).astype(np.float32)
+    for centre, radius in centres_and_radii:
+        mu += 0.04 * (np.linalg.norm(grid - centre, axis=-1) < radius)
+    return Volume.from_array(mu.astype(np.float32), affine)
+
+
+@pytest.fixture(scope="module")
+def volume() -> Volume:
+    return blobs(
+        ([30.0, -20.0, 50.0], 22.0),
+        ([-35.0, 25.0, 15.0], 16.0),
+        ([10.0, 30.0, -45.0], 18.0),
+        ([-25.0, -30.0, -55.0], 12.0),
+    )
+
+
+def xray(volume: Volume, pose: jaxlie.SE3) -> Frame:
+    image = jax.jit(jxreg.render)(volume, CAMERA, pose)
+    noise = 0.01 * image.max() * jax.random.normal(jax.random.key(1), image.shape)
+    return Frame(0.7 * image + noise, CAMERA)  # other contrast, and noise
+
+
+def seen(volume: Volume, name: str) -> jaxlie.SE3:
+    angles, offset = VIEWS[name]
+    center = volume.isocenter
+    return from_carm(*angles, source_to_isocenter=700.0, isocenter=center, offset=offset)
+
+
+@pytest.fixture(scope="module")
+def library(volume):
+    return make_library(volume, CAMERA, config=NARROW)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_pose_is_found_without_a_start(volume, library, name):
+    pose = seen(volume, name)
+    found = search(volume, xray(volume, pose), config=NARROW, library=library)
+    best = jaxlie.SE3(found.pose.wxyz_xyz[0])
+    points = volume.isocenter + 40.0 * jnp.eye(3)
+    assert float(metrics.mrpd(best, pose, points)) < 1.5
+    assert float(found.lead) > 0.1
+    assert float(found.score[0]) == float(found.score.max())
+    assert int(found.agreeing) >= 1
+
+
+def test_the_same_key_finds_the_same_and_another_looks_elsewhere(volume):
+    keys = [jax.random.key(3), jax.random.key(3), jax.random.key(4)]
+    directions = [make_library(volume, CAMERA, config=NARROW, key=key) for key in keys]
+    first, again, other = (each.orientation.wxyz for each in directions)
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(np.asarray(first - other)).max() > 0.01
+
+
+def test_a_range_around_a_pose(volume):
+    center = from_carm(75.0, 10.0, source_to_isocenter=650.0, isocenter=volume.isocenter)
+    around = make_library(volume, CAMERA, center, config=NARROW)
+    angles = jax.vmap(lambda wxyz: (jaxlie.SO3(wxyz) @ center.rotation().inverse()).log())(
+        around.orientation.wxyz
+    )
+    assert np.degrees(np.linalg.norm(angles, axis=1)).max() < 37
+    assert float(around.depth) == 700.0
+
+
+def test_register_searches_if_there_is_no_start(volume):
+    pose = seen(volume, "tilted")
+    config = RegisterConfig(levels=(Level(64, 0, steps=6),), truncated=False, search=NARROW)
+    result = register(volume, xray(volume, pose), config=config)
+    assert int(result.status) == Status.OK
+    assert result.found is not None
+    assert float(metrics.mrpd(result.pose, pose, volume.isocenter + 40.0 * jnp.eye(3))) < 0.5
+
+
+def test_front_and_back_are_told_apart_where_they_differ_and_else_ambiguous(volume):
+    """Of a patient who is the same after half a turn, both views explain the image."""
+    symmetric = blobs(
+        ([40.0, 0.0, 50.0], 20.0),
+        ([-40.0, 0.0, 50.0], 20.0),
+        ([0.0, 35.0, -40.0], 15.0),
+        ([0.0, -35.0, -40.0], 15.0),
+    )
+    config = RegisterConfig(levels=(Level(64, 0, steps=6),), truncated=False)
+    for patient, status in ((volume, Status.OK), (symmetric, Status.AMBIGUOUS)):
+        # A view along an axis: half a turn about the vertical leaves the symmetric patient alone.
+        pose = from_carm(0.0, 0.0, source_to_isocenter=700.0, isocenter=patient.isocenter)
+        frame = xray(patient, pose)
+        start = perturb(pose, jnp.array([4.0, -3.0, 10.0, 0.03, 0.02, -0.02]), patient.isocenter)
+        both = [antipodal(start, patient.isocenter), start]
+        starts = jaxlie.SE3(jnp.stack([each.wxyz_xyz for each in both]))
+        found = compare(patient, frame, starts, config=COMPARE, truncated=False)
+        result = register(patient, frame, found, config=config)
+        assert Status(int(result.status)) == status
+        if status == Status.OK:
+            points = patient.isocenter + 40.0 * jnp.eye(3)
+            assert float(metrics.mrpd(result.pose, pose, points)) < 0.5

@@ -256,11 +256,13 @@ def _period(places: Float[Array, "n 2"], good: Bool[Array, " n"]) -> Float[Array
     along = rest @ jnp.linalg.svd(rest, full_matrices=False)[2][0]
     power = jnp.abs(jnp.fft.rfft(along * jnp.hanning(count), 8 * count)) ** 2
     frequency = jnp.fft.rfftfreq(8 * count)
-    power = jnp.where(frequency * count >= 2, power, 0.0)
-    best = power.argmax()
+    slow = frequency * count < 2
+    best = jnp.where(slow, 0.0, power).argmax()
+    peak = power[best] > power[best - 1]  # not the slope of something slower
+    power = jnp.where(slow, 0.0, power)
     near = jnp.abs(frequency - frequency[best]) <= 2 / count
     share = (power * near).sum() / jnp.maximum(power.sum(), 1e-12)
-    is_there = (share > 2 / 3) & (along.std() > 0.1)
+    is_there = (share > 2 / 3) & (along.std() > 0.1) & peak
     return jnp.where(is_there, 1 / jnp.maximum(frequency[best], 1e-6), jnp.nan)
 
 

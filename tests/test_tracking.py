@@ -125,9 +125,10 @@ def test_motion_has_the_period_of_a_sine():
     np.testing.assert_allclose(result.shift_mm[:19], expected[:19], atol=1e-3)
 
 
-def test_drift_noise_and_rest_have_no_period():
+def test_drift_noise_rest_and_less_than_two_breaths_have_no_period():
+    slow = 8 * np.sin(2 * np.pi * np.arange(60) / 36.0)
     offsets = np.outer(np.arange(60.0), [0.5, 0.2, 0.0])
     noise = 0.3 * np.random.default_rng(0).normal(size=(4, 60, 3))
     period = jax.jit(lambda result: motion(result, jnp.asarray(ORIGIN, float)).period)
-    for each in (*(offsets + noise), np.zeros((60, 3))):
+    for each in (*(offsets + noise), np.zeros((60, 3)), np.outer(slow, [0, 1, 0])):
         assert np.isnan(period(tracked(each, np.zeros(60, int))))

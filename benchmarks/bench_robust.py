@@ -5,12 +5,14 @@
 Protocol: views, starts and X-rays as in bench_register.py; the CT is cropped along the patient by
 30 mm at each end. Each X-ray is spoiled in one way: with a dense cylinder (5-10 % of the pixels),
 a rod across the image, screws and wires, shutters, lettering; stored inverted or as a logarithm. It
-is read as a file without a header is, and registered as it is, and with what `jxreg.preprocessing`
-finds masked (metal too) and an inverted image turned.
+is read as a file without a header is, and registered in four ways: as it is, with what
+`jxreg.preprocessing` finds masked (metal too, and an inverted image turned), with the weights of
+`robust_weights`, and with both.
 """
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -33,8 +35,13 @@ MM = 1.4 * 700 / 1020
 """A pixel at the isocenter [mm]."""
 FAULTS = ("none", "cylinder", "rod", "screws", "shutters", "lettering", "inverted", "logarithm")
 FOUND = Detect(metal=True, inverted=True)
-WAYS = {"as it is": NOTHING, "detected": FOUND}
-"""What is looked for."""
+WAYS = {
+    "as it is": (NOTHING, None),
+    "detected": (FOUND, None),
+    "robust": (NOTHING, 1.0),
+    "both": (FOUND, 1.0),
+}
+"""What is looked for, and `Level.robust`."""
 
 
 def rod(middle, degrees: float, length: float, radius: float):
@@ -125,12 +132,19 @@ def make_cases(ct: jxreg.Volume, fault: str, count: int, seed: int):
         yield pose, start, stored(fault, grey)
 
 
+def configuration(robust: float | None) -> jxreg.RegisterConfig:
+    """The default, with weights at each level or without."""
+    config = jxreg.RegisterConfig()
+    return replace(config, levels=tuple(replace(lv, robust=robust) for lv in config.levels))
+
+
 def run(registered, landmarks, cases, way: str, progress) -> list[dict]:
     """Registers every case in one way."""
-    rows = []
+    detect, robust = WAYS[way]
+    config, rows = configuration(robust), []
     for truth, start, pixels in cases:
-        frame, notes = read(pixels, WAYS[way])
-        result = jxreg.register(registered, frame, start)
+        frame, notes = read(pixels, detect)
+        result = jxreg.register(registered, frame, start, config=config)
         row = outcome(result, truth, landmarks, registered.isocenter)
         rows.append(row | {"masked": 1 - float(frame.mask.mean()), "notes": notes})
         progress()

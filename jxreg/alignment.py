@@ -63,6 +63,9 @@ class Level:
     """Whether the DRR gets the amount of scatter that explains the image best."""
     margin: int = 5
     """Pixels this near the volume's shadow are compared: a lone bone needs some around it."""
+    robust: float | None = None
+    """Limit of `similarity.robust_weights`, 1 or so, against tools and implants that the volume does
+    not hold; None weighs nothing down."""
 
 
 @dataclass(frozen=True)
@@ -309,6 +312,9 @@ def _usable(scenes: tuple[Scene, ...], level: Level, poses, image: Float[Array, 
     for scene, pose in zip(scenes, poses, strict=True):
         if scene.cut is not None:
             mask = mask * jnp.clip(1 - missing(scene, pose, scene.cut) / level.missing, 0, 1)
+    if level.robust is not None:
+        seen = scenes[0].frame.image
+        mask = mask * similarity.robust_weights(image, seen, mask, limit=level.robust)
     return mask, shadow
 
 

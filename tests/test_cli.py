@@ -128,7 +128,11 @@ REFUSED = {
     "zero spacing": (_zero_spacing, "flat.nii"),
     "no SDD": (_given(CT, "{inputs}/bare.npy"), "sdd"),
     "image and camera of different shapes": (_other_shape, "tall.npy"),
-    "no start": (_given(CT, XRAY), "--pose"),
+    "two starts": (_given(CT, XRAY, "--pose", "{inputs}/start.json", "--search"), "--search"),
+    "landmarks of the volume alone": (
+        _given(CT, XRAY, "--landmarks", "points.mrk.json"),
+        "--landmarks-2d",
+    ),
     "no distance": (_given(CT, XRAY, "--primary-degrees", "10"), "--source-to-isocenter"),
     "volume beyond the detector": (
         _given(CT, XRAY, "--primary-degrees", "1", "--source-to-isocenter", "1200"),

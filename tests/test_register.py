@@ -1,6 +1,7 @@
 """register(): from a start to a pose and a verdict, on a phantom with a closed-form X-ray."""
 
 import importlib
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -157,8 +158,22 @@ def test_positioner_angles_are_a_start(case):
     carm = CArm(*(jnp.asarray(x) for x in (0.26, 0.09, 0.0, 690.0, [1.0, 2.0, 0.0])))
     pose = initial_pose(volume, Frame(image, CAMERA, carm=carm))
     np.testing.assert_allclose(pose.apply(volume.isocenter), [1.0, 2.0, 690.0], atol=1e-3)
-    with pytest.raises(InputError, match="no start"):
-        register(volume, Frame(image, CAMERA))
+    with pytest.raises(InputError, match="no positioner angles"):
+        initial_pose(volume, Frame(image, CAMERA))
+
+
+def test_a_tool_does_not_pull_the_pose_if_it_is_weighed_down(case):
+    volume, image, truth, start = case
+    rows = jnp.arange(CAMERA.image_size[0])[:, None]
+    across = jnp.abs(rows - 60 - 0.6 * jnp.arange(CAMERA.image_size[1])[None] + 30)
+    image = image + 4.0 * jnp.exp(-((across / 6) ** 8))
+    errors = {}
+    for limit in (None, 1.0):
+        levels = tuple(replace(level, robust=limit) for level in CONFIG.levels)
+        result = register(volume, Frame(image, CAMERA), start, config=RegisterConfig(levels))
+        errors[limit] = float(mtre(result.pose, truth, LANDMARKS))
+    assert errors[None] > 3
+    assert errors[1.0] < 1.5
 
 
 def test_the_module_holds_the_function_of_its_name():
@@ -186,6 +201,9 @@ def test_the_gravest_finding_wins():
         (Status.NO_SIGNAL, {"contrast": 0.0, "overlap": 0.1}),
         (Status.NON_FINITE, {"finite": False, "contrast": 0.0}),
         (Status.SUSPECT, {"similarity": float("nan")}),
+        (Status.AMBIGUOUS, {"lead": 0.01}),
+        (Status.SUSPECT, {"lead": 0.01, "kept": 0.05}),
+        (Status.OK, {"lead": float("inf")}),
     ]
     for status, change in table:
         evidence = Evidence(**{k: jnp.asarray(v) for k, v in {**good, **change}.items()})

@@ -4,7 +4,7 @@ A curve is told by its signed distance: negative in the open field, positive whe
 Pixels are (row, column).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -53,6 +53,10 @@ def normals(curve: Curve, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray,
     return away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-9)
 
 
+_ORDERS: Any = ((1, 0), (0, 1))
+"""Derivatives along rows and along columns."""
+
+
 def find_edges(
     image: Float[np.ndarray, "rows columns"], seen: Bool[np.ndarray, "rows columns"], least: float
 ) -> Edges:
@@ -67,7 +71,7 @@ def find_edges(
     """
     from scipy import ndimage
 
-    down, across = (ndimage.gaussian_filter(image, 1.5, order) for order in ((1, 0), (0, 1)))
+    down, across = (ndimage.gaussian_filter(image, 1.5, order) for order in _ORDERS)
     slope = np.hypot(down, across)
     index = np.argwhere((slope > least) & seen)
     normal = -np.stack([down, across], -1)[tuple(index.T)]

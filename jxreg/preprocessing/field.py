@@ -58,7 +58,7 @@ def open_field(
     shape = brightness.shape
     candidates = [*curves.lines(edges, shape, 40), *curves.circles(edges, shape, 10)]
     open_, found = seen.copy(), []
-    grid = np.stack(np.mgrid[: shape[0], : shape[1]], -1).astype(float)
+    grid = np.moveaxis(np.indices(shape), 0, -1).astype(float)
     for _ in range(ROUNDS):
         scores = [_support(smooth, open_, edges, grid, curve) for curve in candidates]
         if not scores or max(scores) <= 0:
@@ -72,7 +72,7 @@ def open_field(
 def within(bounds: Sequence[Curve], shape: tuple[int, int]) -> Float[np.ndarray, "rows columns"]:
     """1 inside all curves and their half-shadow of 0.5 % of the image, 0 elsewhere."""
     shadow = 1 + round(0.005 * max(shape))
-    grid = np.stack(np.mgrid[: shape[0], : shape[1]], -1).astype(np.float32)
+    grid = np.moveaxis(np.indices(shape), 0, -1).astype(np.float32)
     mask = np.ones(shape, bool)
     for curve in bounds:
         mask &= curves.distance(curve, grid) < -shadow

@@ -91,7 +91,8 @@ def track(
     """
     _check(frames)
     start = _refined(volume, _frame(frames, 0), pose, config)[0]
-    result = _follow(volume, frames, start, jnp.int32(0), None, config)
+    nothing = _nothing(volume, frames, start, config)
+    result = _follow(volume, frames, start, jnp.int32(0), nothing, config)
     next_, left = 0, config.searches if search is not None else 0
     while left and search is not None:
         lost = np.flatnonzero(np.asarray(result.status)[next_:] != Status.OK) + next_
@@ -130,6 +131,20 @@ def _refined(
     return result.pose, result.status
 
 
+@functools.partial(jax.jit, static_argnames="config")
+@full_precision
+def _nothing(volume: Volume, frames: Frame, start: jaxlie.SE3, config: TrackConfig) -> Registration:
+    """Nothing found yet, in the shape of what will be: so that one compiled loop does it all."""
+
+    def one(frame: Frame, pose: jaxlie.SE3) -> Registration:
+        cut = cut_faces(volume) if config.each.truncated else None
+        return _register_next(volume, frame, cut, _at(pose), config)
+
+    shapes = jax.eval_shape(one, _frame(frames, 0), start)
+    count = frames.image.shape[0]
+    return jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), shapes)
+
+
 class _State(NamedTuple):
     """What goes from frame to frame."""
 
@@ -139,6 +154,10 @@ class _State(NamedTuple):
     """Twist from the good pose before to the last one; 0 after a lost frame."""
 
 
+def _at(pose: jaxlie.SE3) -> _State:
+    return _State(pose, jnp.zeros_like(pose.wxyz_xyz[:6]))
+
+
 @functools.partial(jax.jit, static_argnames="config")
 @full_precision
 def _follow(
@@ -146,30 +165,28 @@ def _follow(
     frames: Frame,
     start: jaxlie.SE3,
     begin: Int[Array, ""],
-    before: Registration | None,
+    before: Registration,
     config: TrackConfig,
 ) -> Registration:
     """Tracks from frame `begin` on; the frames before it keep what they have."""
     cut = cut_faces(volume) if config.each.truncated else None
-    state = _State(start, jnp.zeros(6, start.wxyz_xyz.dtype))
 
-    def step(state: _State, inputs) -> tuple[_State, Registration]:
-        _, frame, _ = inputs
+    def step(state: _State, frame: Frame, _: Registration) -> tuple[_State, Registration]:
         result = _register_next(volume, frame, cut, state, config)
         good = result.status == Status.OK
         motion = twist_between(state.pose, result.pose, volume.isocenter)
         kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), result.pose, state.pose)
         return _State(kept, jnp.where(good, motion, 0.0)), result
 
+    def keep(state: _State, _: Frame, old: Registration) -> tuple[_State, Registration]:
+        return state, old
+
     def step_or_keep(state: _State, inputs) -> tuple[_State, Registration]:
-        number, _, old = inputs
-        keep = lambda state, inputs: (state, old)  # noqa: E731
-        return jax.lax.cond(number < begin, keep, step, state, inputs)
+        number, *rest = inputs
+        return jax.lax.cond(number < begin, keep, step, state, *rest)
 
     numbers = jnp.arange(frames.image.shape[0])
-    if before is None:
-        return jax.lax.scan(step, state, (numbers, frames, None))[1]
-    return jax.lax.scan(step_or_keep, state, (numbers, frames, before))[1]
+    return jax.lax.scan(step_or_keep, _at(start), (numbers, frames, before))[1]
 
 
 def _register_next(volume: Volume, frame: Frame, cut, state: _State, config: TrackConfig):

@@ -39,10 +39,8 @@ from jxreg.register import (
 from jxreg.verdict import Status, judge
 from jxreg.volume import Volume
 
-FRAME = RegisterConfig(
-    levels=(Level(64, 2, steps=4, tolerance=0.2), Level(128, 2, steps=2, tolerance=0.2))
-)
-"""From one frame to the next: a start within a few millimetres."""
+FRAME = RegisterConfig(levels=(Level(64, 2, steps=3, tolerance=0.2),))
+"""From one frame to the next: a start within a few millimetres, and no time to spare."""
 Search = Callable[[Volume, Frame], jaxlie.SE3]
 
 

@@ -66,7 +66,6 @@ def test_parts_add_up_to_the_volume():
     assert float(parts[1].isocenter[0]) < -20
 
 
-@pytest.mark.slow
 def test_found_in_turn(parts, moved):
     truth, frames = moved
     starts = [SE3.identity()] * 2
@@ -74,6 +73,7 @@ def test_found_in_turn(parts, moved):
     check(results, truth)
 
 
+@pytest.mark.slow
 def test_found_at_once(parts, moved):
     truth, frames = moved
     results = register_bodies(parts, frames, CAMERAS, [SE3.identity()] * 2, config=CONFIG, sweeps=0)

@@ -64,8 +64,8 @@ class Level:
     margin: int = 5
     """Pixels this near the volume's shadow are compared: a lone bone needs some around it."""
     robust: float | None = None
-    """Limit of `similarity.robust_weights`, 1 or so, against tools and implants that the volume does
-    not hold; None weighs nothing down."""
+    """Limit of `similarity.robust_weights`, 1 or so, against tools and implants that the volume
+    does not hold; None weighs nothing down."""
 
 
 @dataclass(frozen=True)

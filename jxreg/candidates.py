@@ -15,7 +15,7 @@ import jaxlie
 from jaxtyping import Array, Bool, Float, Int
 
 from jxreg import alignment
-from jxreg.alignment import Level, Prior, Scene, Terms
+from jxreg.alignment import Level, Prior, Scene
 from jxreg.drr.coverage import cut_faces
 from jxreg.frame import Frame, square, valid_mask
 from jxreg.precision import full_precision
@@ -35,10 +35,14 @@ class CompareConfig:
 
     finalists: int = 4
     """Distinct optima that are refined further and returned."""
-    coarse: Level = Level(32, 3, similarity="local_ncc", sigma=0.1, tolerance=0.1)
+    coarse: Level = Level(32, 3, similarity="local_ncc", sigma=0.1, steps=8, tolerance=0.1)
     """How all candidates are refined: local NCC has a wide basin, and forgives contrast."""
-    fine: Level = Level(64, 2, tolerance=0.1, scatter=True)
-    """How finalists are refined and ranked."""
+    sieve: Level = Level(64, 2, similarity="local_ncc", sigma=0.03)
+    """How finalists are chosen: what is small tells a pose from one that only looks like it."""
+    fine: Level = Level(64, 2, steps=5, tolerance=0.1, scatter=True)
+    """How finalists are refined."""
+    judge: Level = Level(128, 1, similarity="local_ncc", sigma=0.02)
+    """How they are ranked."""
 
 
 class Found(NamedTuple):
@@ -84,20 +88,21 @@ def compare(
     """
     cut = cut_faces(volume) if truncated else None
     finest = square(frame, FINEST)
-    scenes = [alignment.scene(volume, finest, cut, x) for x in (config.coarse, config.fine)]
 
-    def refined(scene: Scene, level: Level, poses: jaxlie.SE3) -> tuple[jaxlie.SE3, Terms]:
-        aligned = jax.vmap(lambda pose: alignment.align(scene, level, pose, pose, WIDE))(poses)
-        return aligned.pose, aligned.terms
+    def refined(level: Level, poses: jaxlie.SE3) -> jaxlie.SE3:
+        scene = alignment.scene(volume, finest, cut, level)
+        return jax.vmap(lambda pose: alignment.align(scene, level, pose, pose, WIDE).pose)(poses)
 
-    coarse, fine = scenes
-    rank = jax.vmap(functools.partial(_rank, fine))
-    candidates, _ = refined(coarse, config.coarse, poses)
-    terms = jax.vmap(lambda pose: alignment.look(fine, config.fine, pose, WIDE))(candidates)
+    def ranked(level: Level, poses: jaxlie.SE3) -> _Rank:
+        scene = alignment.scene(volume, finest, cut, level)
+        return jax.lax.map(functools.partial(_rank, scene, level), poses)
+
+    candidates = refined(config.coarse, poses)
     count = min(config.finalists, poses.wxyz_xyz.shape[0])
-    chosen = _distinct(candidates, rank(terms).score, count, volume.isocenter)
-    finalists, terms = refined(fine, config.fine, _at(candidates, chosen))
-    ranks = rank(terms)
+    score = ranked(config.sieve, candidates).score
+    chosen = _distinct(candidates, score, count, volume.isocenter)
+    finalists = refined(config.fine, _at(candidates, chosen))
+    ranks = ranked(config.judge, finalists)
     order = jnp.argsort(-ranks.score)
     poses, score = _at(finalists, order), ranks.score[order]
     best = _at(poses, 0)
@@ -123,8 +128,9 @@ class _Rank(NamedTuple):
     kept: Float[Array, ""]
 
 
-def _rank(scene: Scene, terms: Terms) -> _Rank:
+def _rank(scene: Scene, level: Level, pose: jaxlie.SE3) -> _Rank:
     """How unlikely it is that image and DRR agree so well on so many pixels by chance."""
+    terms = alignment.look(scene, level, pose, WIDE)
     kept = terms.mask.sum() / jnp.maximum(valid_mask(scene.frame).sum(), 1.0)
     score = jnp.arctanh(jnp.clip(terms.similarity, -0.999, 0.999)) * jnp.sqrt(kept)
     return _Rank(jnp.where(jnp.isfinite(score), score, -jnp.inf), terms.similarity, kept)

@@ -45,7 +45,7 @@ class SearchConfig:
     rolls: int = 5
     depths: int = 4
     candidates: int = 48
-    """Matches that are refined; even."""
+    """Matches that are refined; as many by each of four measures."""
     compare: CompareConfig = CompareConfig()
     """How they are refined and compared."""
     truncated: bool = True
@@ -136,13 +136,12 @@ def _search(volume: Volume, frame: Frame, library: Library, config: SearchConfig
 
 
 def _seeds(volume: Volume, frame: Frame, library: Library, config: SearchConfig) -> jaxlie.SE3:
-    """The best matches by either measure, as many of each."""
+    """The best matches by each measure, as many of each."""
     rolls = jnp.deg2rad(config.roll_degrees) * jnp.asarray(_middles(config.rolls))
     depths = 1 + config.depth / library.depth * jnp.asarray(_middles(config.depths))
-    turns = jnp.stack([x.ravel() for x in jnp.meshgrid(rolls, depths)], -1).astype(float)
     image = square(frame, 2 * matching.PIXELS)
-    matches = matching.match(library, image, volume.isocenter, turns)
-    _, best = jax.lax.top_k(matches.score, config.candidates // 2)
+    matches = matching.match(library, image, volume.isocenter, rolls, depths)
+    _, best = jax.lax.top_k(matches.score, config.candidates // 4)
     wxyz_xyz = jnp.take_along_axis(matches.pose.wxyz_xyz, best[..., None], axis=1)
     return jaxlie.SE3(wxyz_xyz.reshape(-1, 7))
 

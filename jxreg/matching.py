@@ -21,7 +21,12 @@ from jxreg.camera import Camera
 from jxreg.camera import crop as crop_camera
 from jxreg.frame import Frame, downsample, valid_mask
 from jxreg.precision import full_precision
-from jxreg.similarity.features import image_gradients, visible, window_minimum
+from jxreg.similarity.features import (
+    image_gradients,
+    locally_normalised,
+    visible,
+    window_minimum,
+)
 from jxreg.volume import Volume
 
 PIXELS = 32
@@ -30,6 +35,8 @@ MARGIN = 16
 """Pixels by which a DRR of the library is wider on each side: half a field."""
 SIDE = PIXELS + 2 * MARGIN
 """Rows and columns of a DRR of the library."""
+WINDOW = 0.08
+"""Window of the local normalisation, as a fraction of the image's width."""
 LEAST_SHARE = 0.2
 """Fraction of the image that a match must compare."""
 LEAST_CONTRAST = 0.05
@@ -43,16 +50,18 @@ class Library(NamedTuple):
     """Of the camera, `camera_from_world`, of each direction."""
     depth: Float[Array, ""]
     """From the source to the isocenter [mm]."""
-    spectra: Complex[Array, "directions 4 rows columns"]
-    """Of the gradient by column and by row, of its square, of the mask."""
+    spectra: Complex[Array, "directions 2 4 rows columns"]
+    """Of the image, and of the image locally normalised: of the gradient by column and by row, of
+    its square, of the mask."""
 
 
 class Matches(NamedTuple):
-    """The best shift, roll and depth of each direction, by two measures."""
+    """The best shift, roll and depth of each direction, by four measures."""
 
-    score: Float[Array, "2 directions"]
-    """NCC of the gradients where both images have them; and its Fisher z times the root of the
-    share of the image that this was, which is how unlikely it is by chance."""
+    score: Float[Array, "4 directions"]
+    """Of the image, and of the image locally normalised: NCC of the gradients where both images
+    have them; and its Fisher z times the root of the share of the image that this was, which is how
+    unlikely it is by chance."""
     pose: jaxlie.SE3
     """Leading axes as of the score."""
 
@@ -95,57 +104,81 @@ def make_library(
 
 @full_precision
 def match(
-    library: Library, frame: Frame, isocenter: Float[Array, "3"], turns: Float[Array, "variants 2"]
+    library: Library,
+    frame: Frame,
+    isocenter: Float[Array, "3"],
+    rolls: Float[Array, " rolls"],
+    depths: Float[Array, " depths"],
 ) -> Matches:
     """Moves the image over every DRR of the library, turned and scaled in several ways.
+
+    How much contrast either image has where both are seen, and how much of the image that is, are
+    taken from the image without roll: they change little with it, and cost most.
 
     Args:
         library: From `make_library`.
         frame: The square image, of twice `PIXELS`.
         isocenter: Of the volume [mm].
-        turns: Roll [rad] and depth, as a multiple of the library's, of each way.
+        rolls: Rolls to try [rad].
+        depths: Depths to try, as multiples of the library's.
     """
     small = downsample(frame, 2)
-    variants = jax.vmap(lambda turn: _turned(frame, small.camera, turn))(turns)
-    conjugate = jnp.conj(jax.vmap(_spectra)(*variants))
-    gx, gy, squares, mask = jnp.moveaxis(conjugate, 1, 0)
+
+    def turned(roll, depth):
+        return jnp.conj(_spectra(*_turned(frame, small.camera, roll, depth)))
+
+    straight = jax.vmap(lambda depth: turned(0.0, depth))(depths)
+    each = jax.vmap(jax.vmap(turned, in_axes=(None, 0)), in_axes=(0, None))(rolls, depths)
 
     def one(direction):
-        ix, iy, other_squares, other_mask = direction
-        products = (
-            ix * gx + iy * gy,
-            other_mask * squares,
-            other_squares * mask,
-            other_mask * mask,
-        )
-        both, fixed, moving, count = (_shifts(product) for product in products)
-        fixed = jnp.maximum(fixed, LEAST_CONTRAST * squares[:, 0, 0].real[:, None, None])
-        moving = jnp.maximum(moving, LEAST_CONTRAST * moving.max())
-        ncc = jnp.clip(both / jnp.sqrt(jnp.maximum(fixed * moving, 1e-12)), -0.99, 0.99)
-        share = count / PIXELS**2
-        scores = jnp.stack([ncc, jnp.arctanh(ncc) * jnp.sqrt(jnp.maximum(share, 0))])
-        scores = jnp.where(share > LEAST_SHARE, scores, -9.0).reshape(2, -1)
+        share = _shifts(direction[0, 3] * straight[:, 0, 3]) / PIXELS**2
+        root = jnp.sqrt(jnp.maximum(share, 0))
+        scores = []
+        for look in range(2):
+            ix, iy, squares, mask = direction[look]
+            fixed = _shifts(mask * straight[:, look, 2])
+            moving = _shifts(squares * straight[:, look, 3])
+            whole = straight[:, look, 2, 0, 0].real[:, None, None]
+            fixed = jnp.maximum(fixed, LEAST_CONTRAST * whole)
+            moving = jnp.maximum(moving, LEAST_CONTRAST * moving.max())
+            both = _shifts(ix * each[:, :, look, 0] + iy * each[:, :, look, 1])
+            ncc = both / jnp.sqrt(jnp.maximum(fixed * moving, 1e-12))
+            ncc = jnp.where(share > LEAST_SHARE, jnp.clip(ncc, -0.99, 0.99), -0.99)
+            scores += [ncc, jnp.arctanh(ncc) * root]
+        scores = jnp.stack(scores).reshape(4, -1)
         return scores.max(1), scores.argmax(1)
 
     score, best = jax.lax.map(one, library.spectra, batch_size=4)
-    variant, row, column = jnp.unravel_index(best, (turns.shape[0], *(2 * MARGIN + 1,) * 2))
+    reach = 2 * MARGIN + 1
+    roll, depth, row, column = jnp.unravel_index(best, (rolls.size, depths.size, reach, reach))
     shift = jnp.stack([column, row], -1) - MARGIN
 
-    def place(wxyz, variant, shift):
+    def place(wxyz, roll, depth, shift):
         orientation = jaxlie.SO3(wxyz)
-        return _placed(orientation, library.depth, turns[variant], shift, small.camera, isocenter)
+        return _placed(orientation, library.depth, roll, depth, shift, small.camera, isocenter)
 
-    both_ways = jax.vmap(jax.vmap(place, in_axes=(None, 0, 0)))
-    poses = both_ways(library.orientation.wxyz, variant, shift)
+    all_measures = jax.vmap(jax.vmap(place, in_axes=(None, 0, 0, 0)))
+    poses = all_measures(library.orientation.wxyz, rolls[roll], depths[depth], shift)
     return Matches(score.T, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), poses))
 
 
 def _spectra(image, mask):
-    """Transforms of the gradients under their weights, of their squares, of the weights."""
-    gradients, weights = image_gradients(visible(image, mask)), window_minimum(mask, 3)
-    square = (gradients**2).sum(0)
-    parts = jnp.stack([weights * gradients[0], weights * gradients[1], weights * square, weights])
-    parts = jnp.pad(parts, [(0, 0), *[(1, SIDE - n - 1) for n in weights.shape[-2:]]])
+    """Transforms of the gradients under their weights, of their squares, of the weights.
+
+    Both of the image and of the image locally normalised: the slope of a thick body is strong and
+    says little.
+    """
+    image, weights = visible(image, mask), window_minimum(mask, 3)
+    local = locally_normalised(image, mask, WINDOW * PIXELS / image.shape[-1])
+
+    def one(gradients):
+        square = (gradients**2).sum(0)
+        return jnp.stack(
+            [weights * gradients[0], weights * gradients[1], weights * square, weights]
+        )
+
+    parts = jnp.stack([one(image_gradients(image)), one(image_gradients(local))])
+    parts = jnp.pad(parts, [(0, 0), (0, 0), *[(1, SIDE - n - 1) for n in weights.shape[-2:]]])
     return jnp.fft.rfft2(parts)
 
 
@@ -155,9 +188,8 @@ def _shifts(product):
     return jnp.fft.irfft2(product, (SIDE, SIDE))[..., :reach, :reach]
 
 
-def _turned(frame: Frame, camera: Camera, turn):
+def _turned(frame: Frame, camera: Camera, roll, depth):
     """The image as it would be without this roll, at the library's depth."""
-    roll, depth = turn
     k = camera.intrinsic
     v, u = jnp.meshgrid(*[jnp.arange(PIXELS, dtype=k.dtype)] * 2, indexing="ij")
     rays = jnp.linalg.inv(k) @ jnp.stack([u.ravel(), v.ravel(), jnp.ones(PIXELS**2)])
@@ -179,9 +211,8 @@ def _rotation(angle):
     return jnp.array([[c, -s], [s, c]])
 
 
-def _placed(orientation, depth, turn, shift, camera: Camera, isocenter):
+def _placed(orientation, depth, roll, scale, shift, camera: Camera, isocenter):
     """The pose whose isocenter is seen where the match has it, the patient turned accordingly."""
-    roll, scale = turn
     k = camera.intrinsic
     # The optical axis of the DRR falls on this pixel of the turned image.
     seen = k[:2, 2] - shift

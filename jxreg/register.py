@@ -37,13 +37,18 @@ class Nearby:
     """Starts around the given one; the image picks those from which a registration begins.
 
     Each costs one DRR of the first level; the given one and the best ones go through that level,
-    and the best of these through the others.
+    the best of these that end apart through the second one, and the best there through the others.
+    A coarse level alone may prefer a wrong optimum that a finer one sees through.
     """
 
     count: int = 0
     """How many besides the given one; 0 for none."""
     kept: int = 4
     """How many of them go through the first level."""
+    carried: int = 3
+    """How many of the ends of the first level go through the second."""
+    apart: float = 1.0
+    """Ends nearer than this [mm, or 0.02 rad] are the same."""
     shift: float = 5.0
     """Farthest along each axis [mm]."""
     rotation: float = 0.09
@@ -233,6 +238,8 @@ class Descent(NamedTuple):
     """Similarity of a pose at a level."""
     move: Callable[[Any, Float[Array, "6"]], Any]
     """A pose moved by a twist."""
+    apart: Callable[[Any, Any], Float[Array, ""]]
+    """Distance of two poses in units of `STEP`."""
 
 
 def descent_of(volume: Volume, finest: Frame, cut, start: jaxlie.SE3, prior: Prior) -> Descent:
@@ -257,22 +264,23 @@ def descent_of(volume: Volume, finest: Frame, cut, start: jaxlie.SE3, prior: Pri
     def move(pose: jaxlie.SE3, twist: Float[Array, "6"]) -> jaxlie.SE3:
         return perturb(pose, twist, volume.isocenter)
 
-    return Descent(align, score, move)
+    def apart(one: jaxlie.SE3, other: jaxlie.SE3) -> Float[Array, ""]:
+        return jnp.linalg.norm(alignment.departure(one, other, volume.isocenter, STEP))
+
+    return Descent(align, score, move, apart)
 
 
 def through(
     levels: list[Level], start: Any, descent: Descent, nearby: Nearby
 ) -> tuple[Aligned, Trace]:
     """From coarse to fine: what the last level did, and every step on the way to its pose."""
-    pose, traces = start, []
-    for number, level in enumerate(levels):
-        if number == 0 and nearby.count:
-            aligned = _best_nearby(level, start, descent, nearby)
-        else:
-            aligned = descent.align(level, pose)
-        pose = aligned.pose
-        traces.append(_trace(aligned.trace, number))
-    return aligned, jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)
+    done = _nearby(levels[:2], start, descent, nearby) if nearby.count else []
+    pose = done[-1].pose if done else start
+    for level in levels[len(done) :]:
+        done.append(descent.align(level, pose))
+        pose = done[-1].pose
+    traces = [_trace(aligned.trace, number) for number, aligned in enumerate(done)]
+    return done[-1], jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)
 
 
 def _trace(trace: RefineTrace, number: int) -> Trace:
@@ -280,17 +288,40 @@ def _trace(trace: RefineTrace, number: int) -> Trace:
     return Trace(trace.value, trace.step_length, level, trace.pose)
 
 
-def _best_nearby(level: Level, start: Any, descent: Descent, nearby: Nearby) -> Aligned:
-    """The best of several starts after one level; the given start is always among them."""
+def _nearby(levels: list[Level], start: Any, descent: Descent, nearby: Nearby) -> list[Aligned]:
+    """What one or two levels do with the best of several starts; the given one is among them."""
     twists = jnp.asarray(_twists(nearby), float)
     poses = jax.vmap(lambda twist: descent.move(start, twist))(twists)
-    scores = jax.lax.map(lambda pose: descent.score(level, pose), poses)
+    scores = jax.lax.map(lambda pose: descent.score(levels[0], pose), poses)
     chosen = jax.lax.top_k(scores, min(nearby.kept, len(twists)))[1]
-    chosen = jnp.concatenate([jnp.zeros(1, chosen.dtype), chosen + 1])
-    poses = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b])[chosen], start, poses)
-    each = jax.vmap(lambda pose: descent.align(level, pose))(poses)
-    best = jnp.nanargmax(jnp.append(each.terms.similarity, -jnp.inf)) % chosen.size
-    return jax.tree.map(lambda x: x[best], each)
+    poses = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[chosen]]), start, poses)
+    first = jax.vmap(lambda pose: descent.align(levels[0], pose))(poses)
+    if len(levels) == 1:
+        return [_taken(first, _best(first))]
+    first = _taken(first, _distinct(first, descent, nearby))
+    second = jax.lax.map(lambda pose: descent.align(levels[1], pose), first.pose)
+    best = _best(second)
+    return [_taken(first, best), _taken(second, best)]
+
+
+def _distinct(each: Aligned, descent: Descent, nearby: Nearby) -> Int[Array, " carried"]:
+    """The best ones, each far from the better ones; the best again where there are no more."""
+    scores = jnp.nan_to_num(each.terms.similarity, nan=-jnp.inf)
+    best, chosen = scores.argmax(), []
+    for _ in range(min(nearby.carried, scores.size)):
+        next_ = scores.argmax()
+        chosen.append(jnp.where(jnp.isfinite(scores[next_]), next_, best))
+        away = jax.vmap(descent.apart, in_axes=(None, 0))(_taken(each.pose, chosen[-1]), each.pose)
+        scores = jnp.where(away < nearby.apart, -jnp.inf, scores).at[chosen[-1]].set(-jnp.inf)
+    return jnp.stack(chosen)
+
+
+def _best(each: Aligned) -> Int[Array, ""]:
+    return jnp.nan_to_num(each.terms.similarity, nan=-jnp.inf).argmax()
+
+
+def _taken(items: Any, index: Int[Array, "..."]) -> Any:
+    return jax.tree.map(lambda x: x[index], items)
 
 
 def _twists(nearby: Nearby) -> Float[np.ndarray, "count 6"]:

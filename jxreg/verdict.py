@@ -42,7 +42,7 @@ class Thresholds:
     """Smallest final similarity."""
     step_mm: float = 0.5
     """Largest step at the very end: across the beam, a tenth of it in depth, or 50 mm a radian."""
-    lead: float = 0.05
+    lead: float = 0.1
     """Smallest lead of the best pose of a search over the best one elsewhere (`Found.lead`)."""
 
 

@@ -156,7 +156,8 @@ def solve(
         bodies = jax.vmap(perturb, in_axes=(0, None, 0))(rig.bodies, twist, pivots)
         return rig._replace(bodies=bodies)
 
-    aligned, trace = through(levels, start, Descent(align, score, move), config.nearby)
+    descent = Descent(align, score, move, functools.partial(_apart, volumes))
+    aligned, trace = through(levels, start, descent, config.nearby)
     scenes = scenes_at(levels[-1])
 
     def look(rig: Rig, body: int) -> Terms:
@@ -188,6 +189,16 @@ def _focused(volumes, frames, start: Rig, pixels: int) -> Frame:
 def _scene(volume: Volume, finest: Frame, cut, level: Level) -> Scene:
     frames = jax.vmap(lambda frame: alignment.frame_at(frame, level))(finest)
     return Scene(alignment.volume_at(volume, level), frames, alignment.coarsest(volume), cut)
+
+
+def _apart(volumes: tuple[Volume, ...], one: Rig, other: Rig) -> Float[Array, ""]:
+    """Distance of the bodies of two rigs, that of the one farthest apart."""
+    pivots = jnp.stack([volume.isocenter for volume in volumes])
+
+    def away(a, b, pivot):
+        return jnp.linalg.norm(alignment.departure(a, b, pivot, STEP_OF_SEVERAL))
+
+    return jax.vmap(away)(one.bodies, other.bodies, pivots).max()
 
 
 def _look(scenes: tuple[Scene, ...], level: Level, rig: Rig, body: int, prior: Prior) -> Terms:

@@ -82,32 +82,46 @@ def test_a_wrong_distance_of_the_detector_is_found(volume, frames, start):
     assert float(rotation_angle(result.pose, SE3.identity())) < 0.005
 
 
-def test_the_best_of_several_starts_goes_on():
-    peak = jnp.array([3.0, 0, 0, 0, 0, 0])
+RIGHT, WRONG = jnp.array([3.0, 0, 0, 0, 0, 0]), jnp.array([-3.0, 0, 0, 0, 0, 0])
 
-    def score(level, pose):
-        return -jnp.linalg.norm(pose - peak)
 
-    def align(level, pose):  # a basin of 2 mm
-        near = jnp.linalg.norm(pose - peak) < 2
-        pose = jnp.where(near, peak, pose)
-        value = score(level, pose)
-        trace = RefineTrace(value[None], jnp.ones(1), pose[None])
-        zero = jnp.zeros((1, 1))
-        terms = Terms(zero, zero, jnp.zeros(()), zero, value, jnp.zeros(()))
-        return Aligned(pose, trace, terms, jnp.eye(6))
+def score(level, pose):
+    """Two optima; the coarse level prefers the wrong one."""
+    heights = (0.9, 1.0) if level.pixels == 32 else (1.0, 0.5)
+    pairs = zip(heights, (RIGHT, WRONG), strict=True)
+    return jnp.stack([height - jnp.linalg.norm(pose - peak) for height, peak in pairs]).max()
 
-    descent = Descent(align, score, lambda pose, twist: pose + twist)
-    levels, start = [Level(32, 0), Level(64, 0)], jnp.zeros(6)
-    alone, _ = through(levels, start, descent, Nearby())
-    several, trace = jax.jit(lambda x: through(levels, x, descent, Nearby(64, 4, 4.0, 0.05)))(start)
-    np.testing.assert_array_equal(alone.pose, start)
-    np.testing.assert_allclose(several.pose, peak)
-    assert trace.level.tolist() == [0, 1]
-    np.testing.assert_allclose(trace.pose[0], peak)  # the trace is that of the one chosen
 
-    at_peak, _ = through(levels, peak, descent, Nearby(8, 2))
-    np.testing.assert_allclose(at_peak.pose, peak)  # a good start is never left for another
+def align(level, pose):
+    """To an optimum nearer than 2 mm."""
+    for peak in (RIGHT, WRONG):
+        pose = jnp.where(jnp.linalg.norm(pose - peak) < 2, peak, pose)
+    value = score(level, pose)
+    trace = RefineTrace(value[None], jnp.ones(1), pose[None])
+    zero = jnp.zeros((1, 1))
+    terms = Terms(zero, zero, jnp.zeros(()), zero, value, jnp.zeros(()))
+    return Aligned(pose, trace, terms, jnp.eye(6))
+
+
+def test_of_several_starts_those_go_on_that_end_apart():
+    def move(pose, twist):
+        return pose + twist
+
+    descent = Descent(align, score, move, lambda a, b: jnp.linalg.norm(a - b))
+    levels, start = [Level(32, 0), Level(64, 0), Level(128, 0)], jnp.zeros(6)
+    one, two = (Nearby(64, 8, carried, 1.0, 4.0, 0.05) for carried in (1, 2))
+
+    def ends(nearby):
+        return jax.jit(lambda start: through(levels, start, descent, nearby))
+
+    np.testing.assert_array_equal(ends(Nearby())(start)[0].pose, start)
+    np.testing.assert_allclose(ends(one)(start)[0].pose, WRONG)
+    carried = ends(two)
+    fine, trace = carried(start)
+    np.testing.assert_allclose(fine.pose, RIGHT)
+    assert trace.level.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(trace.pose, [RIGHT] * 3)  # the trace is that of the one chosen
+    np.testing.assert_allclose(carried(RIGHT)[0].pose, RIGHT)  # a good start is not left
 
 
 def test_refuses_what_it_cannot_do(volume, frames, start):

@@ -1,6 +1,7 @@
 """A configuration in JSON, and the dataclass that it fills."""
 
 import dataclasses
+import math
 import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
@@ -49,7 +50,7 @@ def _filled(default: Any, entries: Any, subject: str) -> Any:
         if dataclasses.is_dataclass(old):
             changes[name] = _filled(old, value, subject)
         elif get_origin(kinds[name]) is tuple and isinstance(value, list):
-            changes[name] = tuple(_filled(old[0], item, subject) for item in value)
+            changes[name] = _several(old[0], get_args(kinds[name])[0], name, value, subject)
         elif _is_of(kinds[name], value):
             changes[name] = value
         else:
@@ -59,12 +60,23 @@ def _filled(default: Any, entries: Any, subject: str) -> Any:
     return dataclasses.replace(default, **changes)
 
 
+def _several(default: Any, kind: Any, name: str, values: list, subject: str) -> tuple:
+    """The items of a list: dataclasses made anew, or plain values."""
+    from jxreg.errors import InputError
+
+    if dataclasses.is_dataclass(default):
+        return tuple(_filled(default, item, subject) for item in values)
+    if not values or not all(_is_of(kind, value) for value in values):
+        raise InputError(subject, f"{name} = {values!r}", f"[{default!r}, ...]", "correct the file")
+    return tuple(values)
+
+
 def _is_of(kind: Any, value: Any) -> bool:
-    """Whether a value of JSON is of a field's type; whole numbers are floats too."""
+    """Whether a value of JSON is of a field's type; whole numbers are floats too, NaN is none."""
     if get_origin(kind) in (Union, types.UnionType):
         return any(_is_of(option, value) for option in get_args(kind))
     if kind is float:
-        return type(value) in (int, float)
+        return type(value) in (int, float) and math.isfinite(value)
     return type(value) is kind
 
 

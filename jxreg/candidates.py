@@ -35,11 +35,11 @@ class CompareConfig:
 
     finalists: int = 4
     """Distinct optima that are refined further and returned."""
-    coarse: Level = Level(32, 3, similarity="local_ncc", sigma=0.1, steps=8, tolerance=0.1)
+    coarse: Level = Level(32, 3, similarity="local_ncc", sigma=0.1, tolerance=0.1)
     """How all candidates are refined: local NCC has a wide basin, and forgives contrast."""
     sieve: Level = Level(64, 2, similarity="local_ncc", sigma=0.03)
     """How finalists are chosen: what is small tells a pose from one that only looks like it."""
-    fine: Level = Level(64, 2, steps=5, tolerance=0.1, scatter=True)
+    fine: Level = Level(64, 2, steps=10, tolerance=0.1, scatter=True)
     """How finalists are refined."""
     judge: Level = Level(128, 1, similarity="local_ncc", sigma=0.02)
     """How they are ranked."""

@@ -169,7 +169,7 @@ def test_one_similarity_for_all_levels_comes_from_a_file(tmp_path):
         ({"levels": [{"pixels": 0}]}, "pixels = 0"),
         ({"levels": [{"pixels": 32.0}]}, "pixels = 32.0"),
         ({"levels": [{"steps": 0}]}, "steps = 0"),
-        ({"levels": [{"tolerance": float("nan")}]}, "tolerance = nan"),
+        ({"levels": [{"tolerance": float("nan")}]}, "cannot be read"),
         ({"search": {"primary_centers_degrees": []}}, "primary_centers_degrees = []"),
         ({"search": {"primary_centers_degrees": ["AP"]}}, "AP"),
         ({"format": "jxreg-registration"}, "unknown"),

@@ -131,7 +131,7 @@ def test_few_rays_tell_where_tissue_is_missing(size):
     full = np.asarray(share_of(volume, camera, pose))
     assert full.max() > 0.9
     scene = Scene(volume, Frame(jnp.zeros((size, size)), camera), volume, cut_faces(volume))
-    few = np.asarray(alignment._missing(scene, pose, cut_faces(volume)))
+    few = np.asarray(alignment.missing(scene, pose, cut_faces(volume)))
     assert few.shape == full.shape
     assert np.abs(few - full).mean() < 0.02
     # A grid shifted by one of its rays would be ten times worse than one in its place.

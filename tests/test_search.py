@@ -120,6 +120,7 @@ def test_register_searches_if_there_is_no_start(volume):
     assert float(metrics.mrpd(result.pose, pose, volume.isocenter + 40.0 * jnp.eye(3))) < 0.5
 
 
+@pytest.mark.slow
 def test_front_and_back_are_told_apart_where_they_differ_and_else_ambiguous(volume):
     """Of a patient who is the same after half a turn, both views explain the image."""
     symmetric = blobs(

@@ -1,7 +1,6 @@
 """A configuration in JSON, and the dataclass that it fills."""
 
 import dataclasses
-import math
 import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
@@ -72,11 +71,11 @@ def _several(default: Any, kind: Any, name: str, values: list, subject: str) -> 
 
 
 def _is_of(kind: Any, value: Any) -> bool:
-    """Whether a value of JSON is of a field's type; whole numbers are floats too, NaN is none."""
+    """Whether a value of JSON is of a field's type; whole numbers are floats too."""
     if get_origin(kind) in (Union, types.UnionType):
         return any(_is_of(option, value) for option in get_args(kind))
     if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) in (int, float)
     return type(value) is kind
 
 

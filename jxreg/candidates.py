@@ -51,8 +51,8 @@ class Found(NamedTuple):
     pose: jaxlie.SE3
     """`camera_from_world`; leading axis finalists."""
     score: Float[Array, " finalists"]
-    """Fisher z of the similarity times the root of the share of pixels compared; minus infinity if
-    there were fewer optima than finalists."""
+    """Fisher z of the similarity times the root of the share of pixels compared. Where there were
+    fewer optima than finalists, some are the same."""
     similarity: Float[Array, " finalists"]
     kept: Float[Array, " finalists"]
     """Share of the valid pixels that were compared."""

@@ -37,7 +37,7 @@ class SearchConfig:
     roll_degrees: float = 20.0
     """Roll to either side."""
     source_to_isocenter: float | None = None
-    """Depth about which it looks [mm]; by default the image's own, or 0.69 of the SDD."""
+    """Depth about which it looks [mm]; by default that of the center given, or 0.69 of the SDD."""
     depth: float = 150.0
     """Nearer and farther by up to this much [mm]."""
     directions: int = 160

@@ -2,10 +2,12 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from cli_inputs import FILES, REGISTER, RESULT, SMALL
 
+from jxreg.camera import project_points
 from jxreg.cli import main
 from jxreg.cli.config_file import read_config
 from jxreg.cli.provenance import safe_name, sha256
@@ -55,7 +57,7 @@ def test_register_for_real_and_twice_at_once(inputs, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "statuses, code",
-    [((0,), 0), ((1,), 4), ((5,), 4), ((2,), 4), ((0, 0), 0), ((0, 1), 5), ((2, 3), 4)],
+    [((0,), 0), ((1,), 4), ((5,), 4), ((6,), 4), ((2,), 4), ((0, 0), 0), ((0, 1), 5), ((2, 3), 4)],
 )
 def test_exit_code_tells_the_verdict(statuses, code, inputs, tmp_path, fake_register):
     fake_register(*statuses)
@@ -64,7 +66,49 @@ def test_exit_code_tells_the_verdict(statuses, code, inputs, tmp_path, fake_regi
     for name, status in zip("ab", statuses, strict=False):
         folder = tmp_path if len(statuses) == 1 else tmp_path / name
         found = {p.name for p in folder.iterdir()}
-        assert found == (FILES | RESULT if status in (0, 1, 5) else FILES)
+        assert found == (FILES | RESULT if status in (0, 1, 5, 6) else FILES)
+
+
+def _start_of(folder):
+    return json.loads((folder / "registration.json").read_text())["start"]
+
+
+def test_landmarks_are_a_start(inputs, tmp_path, fake_register):
+    fake_register(0)
+    random, truth = np.random.default_rng(0), load_pose(inputs / "truth.json")
+    points = random.uniform(-50, 50, (6, 3))
+    pixels = np.array(project_points(load_camera(inputs / "a.json"), truth, jnp.asarray(points)))
+    rows = zip("abcdef", points.tolist(), strict=True)
+    lines = [",".join([label, *map(str, xyz)]) for label, xyz in rows]
+    (tmp_path / "points.csv").write_text("\n".join(["label,x,y,z", *lines]))
+    rows = list(zip("abcdef", pixels.tolist(), strict=True))[::-1]  # paired by label
+    lines = [",".join([label, *map(str, uv)]) for label, uv in rows]
+    (tmp_path / "pixels.csv").write_text("\n".join(["label,u,v", *lines]))
+    words = ["--landmarks", str(tmp_path / "points.csv")]
+    words += ["--landmarks-2d", str(tmp_path / "pixels.csv"), "--out", str(tmp_path / "out")]
+    assert main(["register", str(inputs / "ct.nii.gz"), str(inputs / "a.npy"), *words]) == 0
+    start = _start_of(tmp_path / "out")
+    assert start["source"] == "6 of 6 landmarks of pixels.csv"
+    matrix = np.array(start["camera_from_world"])
+    np.testing.assert_allclose(matrix, truth.as_matrix(), atol=0.1)
+    (tmp_path / "pixels.csv").write_text("\n".join(["label,u,v", *lines[:3], "d,999,3", "e,5,-80"]))
+    assert main(["register", str(inputs / "ct.nii.gz"), str(inputs / "a.npy"), *words]) == 3
+
+
+def test_without_a_start_the_image_is_searched(inputs, tmp_path, fake_register, monkeypatch):
+    asked = []
+
+    def searched(volume, frames, config):
+        asked.append((len(frames), config.truncated))
+        return [load_pose(inputs / "truth.json") for _ in frames]
+
+    fake_register(0, 6)
+    monkeypatch.setattr("jxreg.cli.register.searched", searched)
+    words = [str(inputs / name) for name in ("ct.nii.gz", "a.npy", "b.npy")]
+    assert main(["register", *words, "--out", str(tmp_path)]) == 5
+    assert asked == [(1, True), (1, True)]
+    assert _start_of(tmp_path / "a")["source"] == "search"
+    assert RESULT <= {path.name for path in (tmp_path / "b").iterdir()}  # ambiguous, yet a pose
 
 
 def test_a_failed_run_removes_the_pose_of_an_earlier_one(inputs, tmp_path, fake_register):

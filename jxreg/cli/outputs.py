@@ -77,7 +77,8 @@ def write_case(folder: Path, case: Case) -> dict[str, Any]:
     page = report_html(record, pictures | {"curve": plot.svg(curve)})
     for name in (*RESULT_FILES, "registration.json"):
         (folder / name).unlink(missing_ok=True)
-    if int(case.result.status) in (Status.OK, Status.SUSPECT, Status.NOT_CONVERGED):
+    usable = (Status.OK, Status.SUSPECT, Status.NOT_CONVERGED, Status.AMBIGUOUS)
+    if int(case.result.status) in usable:
         save_pose(folder / "pose.json", case.result.pose, case.frame.camera)
         save_tfm(folder / "pose.tfm", case.result.pose)
         write_npy(folder / "drr.npy", after)

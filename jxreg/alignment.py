@@ -22,7 +22,7 @@ from jxreg.drr.coverage import missing_share, silhouette
 from jxreg.drr.rays import voxel_rays
 from jxreg.frame import Frame, add_scatter, downsample, valid_mask, window
 from jxreg.refinement import LeastSquares, RefineTrace, least_squares, refine
-from jxreg.volume import Volume
+from jxreg.volume import Volume, coarsest
 
 FEATURES = {
     "ncc": lambda level: similarity.ncc_features,
@@ -170,11 +170,6 @@ def volume_at(volume: Volume, level: Level) -> Volume:
     return pyramid[min(level.voxels, len(pyramid) - 1)]
 
 
-def coarsest(volume: Volume) -> Volume:
-    """The last level of the pyramid."""
-    return volume.coarser[-1] if volume.coarser else volume
-
-
 def frame_at(finest: Frame, level: Level) -> Frame:
     """The window of the image at a level's resolution."""
     return downsample(finest, finest.image.shape[-1] // level.pixels)
@@ -311,11 +306,16 @@ def _usable(scenes: tuple[Scene, ...], level: Level, poses, image: Float[Array, 
     mask = valid_mask(scenes[0].frame) * shadow
     for scene, pose in zip(scenes, poses, strict=True):
         if scene.cut is not None:
-            mask = mask * jnp.clip(1 - missing(scene, pose, scene.cut) / level.missing, 0, 1)
+            mask = mask * complete(scene, level, pose, scene.cut)
     if level.robust is not None:
         seen = scenes[0].frame.image
         mask = mask * similarity.robust_weights(image, seen, mask, limit=level.robust)
     return mask, shadow
+
+
+def complete(scene: Scene, level: Level, pose: jaxlie.SE3, cut: Bool[Array, "2 3"]):
+    """Weight of each pixel by its ray: 1 if the scan holds all of it, 0 at `Level.missing`."""
+    return jnp.clip(1 - missing(scene, pose, cut) / level.missing, 0, 1)
 
 
 def missing(scene: Scene, pose: jaxlie.SE3, cut: Bool[Array, "2 3"]):

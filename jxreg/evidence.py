@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import jaxlie
 from jaxtyping import Array, Bool, Float
 
-from jxreg.alignment import Terms, coarsest
+from jxreg.alignment import Terms
 from jxreg.camera import project_points
 from jxreg.frame import Frame, valid_mask
 from jxreg.verdict import Evidence
-from jxreg.volume import Volume
+from jxreg.volume import Volume, coarsest
 
 
 class Look(NamedTuple):

@@ -27,7 +27,7 @@ from jxreg.similarity.features import (
     visible,
     window_minimum,
 )
-from jxreg.volume import Volume
+from jxreg.volume import Volume, coarsest
 
 PIXELS = 32
 """Rows and columns of the image in the matching."""
@@ -83,9 +83,9 @@ def make_library(
         orientation: Of the camera, `camera_from_world`, with a leading axis.
         depth: From the source to the isocenter [mm].
     """
-    coarsest = volume.coarser[-1] if volume.coarser else volume
+    coarse = coarsest(volume)
     wide = crop_camera(camera, -MARGIN, -MARGIN, (SIDE, SIDE))
-    seen = Scene(coarsest, Frame(jnp.zeros((SIDE, SIDE)), wide), coarsest, cut)
+    seen = Scene(coarse, Frame(jnp.zeros((SIDE, SIDE)), wide), coarse, cut)
     level = Level(PIXELS, 0)
 
     def one(wxyz):
@@ -95,7 +95,7 @@ def make_library(
         image = alignment.predict((seen,), (pose,))
         weight = jnp.ones_like(image)
         if cut is not None:
-            weight = jnp.clip(1 - alignment.missing(seen, pose, cut) / level.missing, 0, 1)
+            weight = alignment.complete(seen, level, pose, cut)
         return _spectra(image, weight)
 
     spectra = jax.lax.map(one, orientation.wxyz, batch_size=16)

@@ -155,7 +155,7 @@ def register(
     if pose is None and frame.carm is not None:
         pose = initial_pose(volume, frame)
     elif pose is None:
-        pose = search(volume, frame, config=replace(config.search, truncated=config.truncated))
+        pose = search(volume, frame, config=search_of(config))
     if isinstance(pose, Found):
         return _register(volume, frame, best_of(pose), pose, config)
     return _register(volume, frame, pose, None, config)
@@ -227,6 +227,11 @@ def levels_of(config: RegisterConfig) -> list[Level]:
     if config.similarity is None:
         return list(config.levels)
     return [replace(level, similarity=config.similarity) for level in config.levels]
+
+
+def search_of(config: RegisterConfig) -> SearchConfig:
+    """The search, of a volume that is cut off or not as the configuration says."""
+    return replace(config.search, truncated=config.truncated)
 
 
 class Descent(NamedTuple):

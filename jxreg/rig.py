@@ -199,17 +199,16 @@ def _departures(
     start: Rig, rig: Rig, pivots: Float[Array, "bodies 3"], geometry: Geometry, prior: Prior
 ) -> Float[Array, " n"]:
     """How far everything is from the start, in standard deviations of its prior."""
-
-    def away(start, pose, pivot, prior):
-        return departure(start, pose, pivot, prior)
-
     parts = [
-        jax.vmap(lambda a, b, pivot: away(a, b, pivot, prior))(start.bodies, rig.bodies, pivots)
+        jax.vmap(lambda a, b, pivot: departure(a, b, pivot, prior))(
+            start.bodies, rig.bodies, pivots
+        )
     ]
     if geometry.cameras is not None:
         centre = body_of(start, 0).apply(pivots[0])
         held = geometry.cameras
-        parts.append(jax.vmap(lambda a, b: away(a, b, centre, held))(start.cameras, rig.cameras))
+        away = jax.vmap(lambda a, b: departure(a, b, centre, held))
+        parts.append(away(start.cameras, rig.cameras))
     for column, deviation in enumerate(geometry.lens):
         if deviation > 0:
             parts.append((rig.lens - start.lens)[:, column] / deviation)

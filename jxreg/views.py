@@ -34,7 +34,7 @@ from jxreg.register import (
 )
 from jxreg.rig import Geometry, Rig, align_rig, body_of, predict_rig, settle_rig, with_lens
 from jxreg.verdict import Evidence, judge
-from jxreg.volume import Volume
+from jxreg.volume import Volume, coarsest
 
 VIEWS = RegisterConfig(prior=Prior(60.0, 60.0, 0.6), nearby=Nearby(count=32))
 """For several images: they know the depth, so the prior is weaker."""
@@ -188,7 +188,7 @@ def _focused(volumes, frames, start: Rig, pixels: int) -> Frame:
 
 def _scene(volume: Volume, finest: Frame, cut, level: Level) -> Scene:
     frames = jax.vmap(lambda frame: alignment.frame_at(frame, level))(finest)
-    return Scene(alignment.volume_at(volume, level), frames, alignment.coarsest(volume), cut)
+    return Scene(alignment.volume_at(volume, level), frames, coarsest(volume), cut)
 
 
 def _apart(volumes: tuple[Volume, ...], one: Rig, other: Rig) -> Float[Array, ""]:

@@ -127,6 +127,11 @@ def prepared(volume: Volume) -> Volume:
     return _with_packed(replace(volume), pack(volume.mu))
 
 
+def coarsest(volume: Volume) -> Volume:
+    """The last level of the pyramid."""
+    return volume.coarser[-1] if volume.coarser else volume
+
+
 def mu_from_hu(
     hu: Float[np.ndarray, "..."] | Float[Array, "..."],
     mu_water: float = MU_WATER,

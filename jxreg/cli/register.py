@@ -1,6 +1,5 @@
 """`jxreg register`: where did the C-arm stand?"""
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -131,10 +130,11 @@ def _register_and_write(console, path, volume, tasks, config, out, seconds) -> l
 
 def _with_starts(volume, tasks: "list[Task]", config: "RegisterConfig") -> "list[Task]":
     """The tasks of a chunk, searched if they have no start; either all have one or none."""
+    from jxreg.register import search_of
+
     if tasks[0].start is not None:
         return tasks
-    chosen = dataclasses.replace(config.search, truncated=config.truncated)
-    found = searched(volume, [task.frame for task in tasks], chosen)
+    found = searched(volume, [task.frame for task in tasks], search_of(config))
     return [task._replace(start=start) for task, start in zip(tasks, found, strict=True)]
 
 

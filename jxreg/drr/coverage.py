@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jxreg.drr.rays import VoxelRays, clip_to_box
-from jxreg.volume import MU_WATER, Volume, spacing
+from jxreg.volume import MU_WATER, Volume, coarsest, spacing
 
 TISSUE = 0.25 * MU_WATER
 """Attenuation that counts as tissue [1/mm]."""
@@ -23,9 +23,8 @@ def cut_faces(volume: Volume, fraction: float = 0.25) -> Bool[Array, "2 3"]:
     tissue is at least `fraction` of the largest section along the same axis. Sections are counted
     on the coarsest level, faces on the finest of the coarser ones, whose slices are nearly as thin.
     """
-    coarsest = volume.coarser[-1] if volume.coarser else volume
     tissue = _tissue(volume.coarser[0] if volume.coarser else volume)
-    sections = _tissue(coarsest)
+    sections = _tissue(coarsest(volume))
     cut = []
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)

@@ -15,7 +15,9 @@ from drr_oracles import axis_orders, centred, exact_image, looking_along, random
 
 from jxreg import drr, phantoms
 from jxreg.camera import pixel_grid
+from jxreg.drr import accumulate
 from jxreg.phantoms import exact_drr, voxelise
+from jxreg.pose import perturb
 from jxreg.volume import Volume
 
 INTEGRATE = {
@@ -260,3 +262,28 @@ def test_the_step_is_the_smallest_spacing():
     volume = replace(random_volume(), affine=affine)
     told = jax.jit(lambda v: drr.render(v, camera, pose, drr.trilinear(2.0)))(volume)
     np.testing.assert_allclose(rendered(volume, camera, pose, "trilinear"), told, atol=1e-12)
+
+
+def test_a_batch_of_large_images_is_a_loop_over_images(monkeypatch):
+    volume = random_volume((9, 11, 7))
+    camera, pose = view((9, 17), width=60.0)
+    shifts, gains = jnp.array([0.0, 2.5]), jnp.array([1.0, 0.5, 2.0])
+
+    def image(shift, gain):
+        moved = perturb(pose, jnp.zeros(6).at[0].set(shift), volume.isocenter)
+        return drr.render(replace(volume, mu=gain * volume.mu), camera, moved, drr.joseph())
+
+    def look(shift, gain):
+        return image(shift, gain), jax.jacfwd(image)(shift, gain)
+
+    def nested():  # a new function, since a compiled one does not know of LARGE
+        return jax.jit(lambda s, g: jax.vmap(lambda s: jax.vmap(lambda g: look(s, g))(g))(s))
+
+    together = nested()
+    expected = together(shifts, gains)
+    monkeypatch.setattr(accumulate, "LARGE", 1)
+    apart = nested()
+    for a, b in zip(apart(shifts, gains), expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()))
+    loops = [f.lower(shifts, gains).as_text().count("stablehlo.while") for f in (together, apart)]
+    assert loops[1] > loops[0]

@@ -18,6 +18,7 @@ from jxreg.drr.line import LineRays
 
 UNROLL = 4  # samples a loop turn: fewer turns, and enough work in each for XLA to use all cores
 BLOCK = 32  # samples summed at once where launches cost
+LARGE = 8192  # rays of an image from which on a loop over a batch is faster image by image
 Load = Callable[[Int[Array, "..."]], Array]
 """What is stored at flat indices; channels, if any, become the first axis."""
 Shape = tuple[int, ...]
@@ -100,6 +101,35 @@ def loop(sample: Sample, load: Load, shape: Shape, rays: LineRays, among: Range,
         if moments
         else total
     )
+
+
+def image_by_image(sums: Callable) -> Callable:
+    """Sums whose batch, if the images are large, is a loop over them.
+
+    One loop over samples for all images at once takes 1.4 to 1.8 times as long on a CPU (128 and
+    200 pixels a side); that of small images is the faster one, since it has work for all cores.
+    """
+    one = jax.custom_batching.custom_vmap(sums)
+
+    @one.def_vmap
+    def _batch(size, batched, stored, rays: LineRays, among: Range):
+        arguments, tree = jax.tree.flatten((stored, rays, among))
+        moving = jax.tree.leaves(batched)
+
+        def item(parts):
+            left = iter(parts)
+            mine = [next(left) if m else x for m, x in zip(moving, arguments, strict=True)]
+            return one(*jax.tree.unflatten(tree, mine))
+
+        parts = [x for m, x in zip(moving, arguments, strict=True) if m]
+        if rays.p[0].shape[-1] >= LARGE:
+            made = jax.lax.map(item, parts)
+        else:
+            axes = jax.tree.unflatten(tree, [0 if m else None for m in moving])
+            made = jax.vmap(sums, axes, axis_size=size)(stored, rays, among)
+        return made, jax.tree.map(lambda _: True, made)
+
+    return one
 
 
 def blocks(sample: Sample, load: Load, shape: Shape, rays: LineRays, among: Range, moments: bool):

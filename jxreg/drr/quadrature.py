@@ -15,6 +15,7 @@ from jxreg.drr.accumulate import (
     Span,
     blocks,
     flat_load,
+    image_by_image,
     loop,
     range_of,
 )
@@ -61,13 +62,14 @@ def _sums(quadrature: Quadrature, field, rays: LineRays, moments: bool) -> Any:
     def on_cuda(stored, rays, _):
         return kernel.sums(sample, quadrature.span, shape, stored, rays, moments=moments)
 
-    plain = functools.partial(jax.lax.platform_dependent, cpu=on(loop), default=on(blocks))
     has_kernel = words and kernel.AVAILABLE and stored.size < LARGEST_INDEX
-    machines = functools.partial(plain, cuda=on_cuda) if has_kernel else plain
-    sums = jax.custom_jvp(machines)
+    machines = {"cpu": image_by_image(on(loop)), "default": on(blocks)}
+    cuda = {"cuda": on_cuda} if has_kernel else {}
+    sums = jax.custom_jvp(functools.partial(jax.lax.platform_dependent, **machines, **cuda))
 
     @sums.defjvp
-    def second_derivatives(primals, tangents):  # a kernel has none
+    def second_derivatives(primals, tangents):  # neither a kernel nor a rule for batches has any
+        plain = functools.partial(jax.lax.platform_dependent, cpu=on(loop), default=on(blocks))
         return jax.jvp(plain, primals, tangents)
 
     sums = sums(stored, rays, range_of(*quadrature.span(shape, rays)))

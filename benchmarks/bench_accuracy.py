@@ -97,11 +97,11 @@ def summary(runs: list[dict]) -> evaluation.Summary:
         jnp.asarray([run["translation_mm"] for run in runs], float),
     )
     accepted = jnp.asarray([run["status"] == "OK" for run in runs])
-    initial, score = columns["start_mtre_mm"], columns["similarity"]
+    initial, score = columns["start_mtre_mm"], columns["probability"]
     return evaluation.summarize(outcomes, Protocol(), initial, accepted, score)
 
 
-_NUMBERS = ("mtre_mm", "mpd_mm", "mrpd_mm", "rotation_degrees", "start_mtre_mm", "similarity")
+_NUMBERS = ("mtre_mm", "mpd_mm", "mrpd_mm", "rotation_degrees", "start_mtre_mm", "probability")
 
 
 def summaries(runs: list[dict]) -> list[dict]:

@@ -22,6 +22,7 @@ def outcome(result: jxreg.Registration, truth, landmarks, isocenter) -> dict:
         "depth_mm": float(error[2]),
         "error_in_sigmas": in_sigmas(error, result.covariance),
         "status": Status(int(result.status)).name,
+        "probability": float(result.probability),
         "similarity": float(result.similarity),
     }
 

@@ -104,6 +104,8 @@ class Terms(NamedTuple):
     shadow: Float[Array, "rows columns"]
     scatter: Float[Array, ""]
     """Scatter given to the DRR, as a fraction of the signal in air."""
+    image: Float[Array, "rows columns"]
+    """The DRR, without the scatter."""
     fixed: Array
     """Features of the image under the mask."""
     similarity: Float[Array, ""]
@@ -247,7 +249,7 @@ def settle(
         scatter = _fitted_scatter(lambda s: features(add_scatter(image, s), mask), fixed)
     moving = features(add_scatter(image, scatter), mask)
     variance = ((moving - fixed) ** 2).sum() / prior.pixels
-    return Terms(mask, shadow, scatter, fixed, similarity.inner(moving, fixed), variance)
+    return Terms(mask, shadow, scatter, image, fixed, similarity.inner(moving, fixed), variance)
 
 
 def difference(level: Level, image: Float[Array, "rows columns"], terms: Terms) -> Array:

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import jaxlie
 from jaxtyping import Array, Bool, Float
 
-from jxreg.alignment import Terms
+from jxreg.alignment import Scene, Terms
 from jxreg.camera import project_points
+from jxreg.confidence import probability
 from jxreg.frame import Frame, valid_mask
+from jxreg.signals import signals_of
 from jxreg.verdict import Evidence
 from jxreg.volume import Volume, coarsest
 
@@ -21,17 +23,24 @@ class Look(NamedTuple):
 
 
 def evidence_of(
-    volume: Volume, frame: Frame, first: Look, last: Look, last_step: Float[Array, ""]
+    volume: Volume,
+    frame: Frame,
+    scene: Scene,
+    first: Look,
+    last: Look,
+    last_step: Float[Array, ""],
 ) -> Evidence:
     """Evidence for one image.
 
     Args:
         volume: The patient.
         frame: The whole image.
+        scene: What the finest level compared.
         first: The start.
         last: The pose found.
         last_step: Length of the very last step [mm].
     """
+    signals = signals_of(scene, first.pose, last.pose, last.terms)
     overlaps = [_overlap(volume, frame, each) for each in (first, last)]
     return Evidence(
         finite=_all_finite(volume, frame, first.pose, last.terms),
@@ -40,7 +49,9 @@ def evidence_of(
         kept=_fraction(last.terms.mask, last.terms.shadow),
         similarity=last.terms.similarity,
         initial_similarity=first.terms.similarity,
+        probability=probability(signals),
         last_step=last_step,
+        signals=signals,
     )
 
 

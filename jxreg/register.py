@@ -15,6 +15,7 @@ from jxreg import alignment
 from jxreg.alignment import Aligned, Level, Prior
 from jxreg.camera import Camera
 from jxreg.candidates import Found, best_of
+from jxreg.confidence import SPREAD, Signals
 from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
 from jxreg.evidence import Look, evidence_of
@@ -99,6 +100,8 @@ class Views(NamedTuple):
     """The same of the cameras themselves; a tuple, since images may differ in size."""
     status: Int[Array, " views"]
     """The verdict that each image would get alone, at the common pose."""
+    probability: Float[Array, " views"]
+    signals: Signals
     similarity: Float[Array, " views"]
     initial_similarity: Float[Array, " views"]
     coverage: Float[Array, " views"]
@@ -115,17 +118,22 @@ class Registration:
     """Extrinsic, `camera_from_world`."""
     status: Int[Array, "*batch"]
     """A `Status`."""
+    probability: Float[Array, "*batch"]
+    """That the mRPD is below 2 mm, calibrated on simulated X-rays (`confidence`)."""
     similarity: Float[Array, "*batch"]
     """Similarity of the finest level at the pose, in its usable pixels."""
     initial_similarity: Float[Array, "*batch"]
     """The same at the start."""
     covariance: Float[Array, "*batch 6 6"]
-    """Of the twist (mm, rad) about the isocenter in camera axes, from residuals and prior."""
+    """Of the twist (mm, rad) about the isocenter in camera axes, from residuals and prior;
+    calibrated on simulated X-rays (`confidence.SPREAD`)."""
     coverage: Float[Array, "*batch"]
     """Fraction of the image that the volume's shadow covers."""
     kept: Float[Array, "*batch"]
     """Fraction of the shadow's pixels that could be used: valid, and not truncated."""
     trace: Trace
+    signals: Signals | None = None
+    """What the probability was made of; of several images it is in `views`."""
     views: Views | None = None
     """Of `register_views` and `register_bodies`: each image alone, with a leading axis."""
     found: Found | None = None
@@ -202,6 +210,7 @@ def _register(
     evidence = evidence_of(
         volume,
         frame,
+        scene,
         Look(start, first),
         Look(aligned.pose, aligned.terms),
         jnp.linalg.norm(last_step),
@@ -212,12 +221,14 @@ def _register(
     return Registration(
         unless_hopeless(status, aligned.pose, start),
         status,
+        unless_hopeless(status, evidence.probability, 0.0),
         evidence.similarity,
         evidence.initial_similarity,
         covariance(aligned),
         aligned.terms.shadow.mean(),
         evidence.kept,
         trace,
+        evidence.signals,
         found=found,
     )
 
@@ -352,8 +363,8 @@ def unless_hopeless(status: Int[Array, ""], found: Any, start: Any) -> Any:
 
 
 def covariance(aligned: Aligned) -> Float[Array, "n n"]:
-    """Variance of a measurement times the inverse of J^T J; infinite where nothing is known."""
+    """Variance of a measurement times the inverse of J^T J, calibrated; infinite if unknown."""
     hessian = aligned.hessian
     scale = jnp.sqrt(jnp.maximum(jnp.diag(hessian), 1e-30))
     inverse = jnp.linalg.inv(hessian / (scale[:, None] * scale))
-    return aligned.terms.variance * inverse / (scale[:, None] * scale)
+    return SPREAD * aligned.terms.variance * inverse / (scale[:, None] * scale)

@@ -199,18 +199,21 @@ def _register_next(volume: Volume, frame: Frame, cut, state: _State, config: Tra
     aligned, trace = through(levels, start, descent, each.nearby)
     step = alignment.departure(*last_two(start, trace), volume.isocenter, STEP)
     terms = aligned.terms
+    scene = alignment.scene(volume, finest, cut, levels[-1])
     looks = Look(start, terms), Look(aligned.pose, terms)
-    evidence = evidence_of(volume, frame, *looks, jnp.linalg.norm(step))
+    evidence = evidence_of(volume, frame, scene, *looks, jnp.linalg.norm(step))
     status = judge(evidence, each.thresholds)
     return Registration(
         unless_hopeless(status, aligned.pose, start),
         status,
+        unless_hopeless(status, evidence.probability, 0.0),
         terms.similarity,
         seen,
         covariance(aligned),
         terms.shadow.mean(),
         evidence.kept,
         trace,
+        evidence.signals,
     )
 
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jxreg.confidence import Signals
+
 
 class Status(IntEnum):
     """How far a registration can be trusted."""
@@ -38,8 +40,8 @@ class Thresholds:
     """Smallest overlap: of the volume with the image, or of the image with the volume's shadow."""
     kept: float = 0.2
     """Smallest usable fraction of the shadow."""
-    similarity: float = 0.5
-    """Smallest final similarity."""
+    probability: float = 0.5
+    """Smallest probability that the mRPD is below 2 mm."""
     step_mm: float = 0.5
     """Largest step at the very end: across the beam, a tenth of it in depth, or 50 mm a radian."""
     lead: float = 0.1
@@ -57,9 +59,13 @@ class Evidence(NamedTuple):
     kept: Float[Array, ""]
     similarity: Float[Array, ""]
     initial_similarity: Float[Array, ""]
+    probability: Float[Array, ""]
+    """That the mRPD is below 2 mm (`confidence.probability`)."""
     last_step: Float[Array, ""]
     """Length of the very last step [mm], depth counted a tenth; 0 if the search had stopped before,
     or the step was refused."""
+    signals: Signals | None = None
+    """What the probability was made of."""
     lead: Float[Array, ""] | float = math.inf
     """Lead over other poses, in the units of `Found.score`; infinite if none were tried."""
 
@@ -73,7 +79,7 @@ def judge(evidence: Evidence, thresholds: Thresholds) -> Int[Array, ""]:
         (~(e.overlap > t.overlap), Status.OUT_OF_VIEW),
         (~(e.last_step < t.step_mm), Status.NOT_CONVERGED),
         (
-            ~((e.similarity > t.similarity) & (e.kept > t.kept))
+            ~((e.probability > t.probability) & (e.kept > t.kept))
             | ~(e.similarity >= e.initial_similarity - 0.02),
             Status.SUSPECT,
         ),

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -160,15 +160,22 @@ def solve(
     aligned, trace = through(levels, start, descent, config.nearby)
     scenes = scenes_at(levels[-1])
 
-    def look(rig: Rig, body: int) -> Terms:
+    def look(rig: Rig, body: int) -> _Look:
         return _look(scenes, levels[-1], rig, body, config.prior)
 
     results = []
     for body, volume in enumerate(volumes):
-        last = look(aligned.pose, body) if len(volumes) > 1 else aligned.terms.views
-        looks = look(start, body), last
+        last = _Look(scenes[0], aligned.terms.views)
+        looks = look(start, body), look(aligned.pose, body) if len(volumes) > 1 else last
         results.append(_registration(body, volume, frames, looks, aligned, start, trace, config))
     return tuple(results)
+
+
+class _Look(NamedTuple):
+    """One body in each image, the others being background; leading axis views but for volumes."""
+
+    scene: Scene
+    terms: Terms
 
 
 def _stacked(items):
@@ -201,8 +208,7 @@ def _apart(volumes: tuple[Volume, ...], one: Rig, other: Rig) -> Float[Array, ""
     return jax.vmap(away)(one.bodies, other.bodies, pivots).max()
 
 
-def _look(scenes: tuple[Scene, ...], level: Level, rig: Rig, body: int, prior: Prior) -> Terms:
-    """One body in each image, the others being background; leading axis views."""
+def _look(scenes: tuple[Scene, ...], level: Level, rig: Rig, body: int, prior: Prior) -> _Look:
     mine = (scenes[body],)
     rest = [b for b in range(len(scenes)) if b != body]
     if rest:
@@ -210,14 +216,15 @@ def _look(scenes: tuple[Scene, ...], level: Level, rig: Rig, body: int, prior: P
         background = predict_rig(tuple(scenes[b] for b in rest), still)
         mine = (scenes[body]._replace(background=background),)
     alone = rig._replace(bodies=_stacked([body_of(rig, body)]))
-    return settle_rig(mine, level, alone, predict_rig(mine, alone), prior).views
+    terms = settle_rig(mine, level, alone, predict_rig(mine, alone), prior).views
+    return _Look(mine[0], terms)
 
 
 def _registration(
     body: int,
     volume: Volume,
     frames: tuple[Frame, ...],
-    looks: tuple[Terms, Terms],
+    looks: tuple[_Look, _Look],
     aligned: Aligned,
     start: Rig,
     trace: Trace,
@@ -234,22 +241,25 @@ def _registration(
         aligned.pose.cameras,
         tuple(cameras),
         jax.vmap(lambda e: judge(e, config.thresholds))(each),
+        each.probability,
+        each.signals,
         each.similarity,
         each.initial_similarity,
-        looks[1].shadow.mean((-2, -1)),
+        looks[1].terms.shadow.mean((-2, -1)),
         each.kept,
     )
     place = slice(6 * body, 6 * body + 6)
     return Registration(
         unless_hopeless(status, end, begin),
         status,
+        unless_hopeless(status, views.probability.min(), 0.0),
         views.similarity.mean(),
         views.initial_similarity.mean(),
         covariance(aligned)[place, place],
         views.coverage.mean(),
         views.kept.mean(),
         own,
-        views,
+        views=views,
     )
 
 
@@ -260,14 +270,19 @@ def _evidence(volume, frames, rigs, poses, looks, trace: Trace) -> Evidence:
     length = jnp.linalg.norm(step)
     each = []
     for view, frame in enumerate(frames):
+
+        def of_view(x, view=view):
+            return jax.tree.map(lambda x: x[view], x)
+
         first, last = (
-            Look(
-                jax.tree.map(lambda x, view=view: x[view], rig.cameras) @ pose,
-                jax.tree.map(lambda x, view=view: x[view], terms),
-            )
-            for rig, pose, terms in zip(rigs, poses, looks, strict=True)
+            Look(of_view(rig.cameras) @ pose, of_view(look.terms))
+            for rig, pose, look in zip(rigs, poses, looks, strict=True)
         )
-        each.append(evidence_of(volume, frame, first, last, length))
+        scene = looks[1].scene
+        seen = of_view(scene.frame)
+        seen = replace(seen, camera=with_lens(seen.camera, rigs[1].lens[view]))
+        scene = scene._replace(frame=seen, background=of_view(scene.background))
+        each.append(evidence_of(volume, frame, scene, first, last, length))
     return _stacked(each)
 
 
@@ -281,5 +296,6 @@ def _worst(each: Evidence) -> Evidence:
         similarity=each.similarity.min(),
         initial_similarity=(each.initial_similarity - each.similarity).max()
         + each.similarity.min(),
+        probability=each.probability.min(),
         last_step=each.last_step.max(),
     )

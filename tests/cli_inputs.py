@@ -62,7 +62,7 @@ def a_registration(status, pose):
     trace = REGISTER.Trace(jnp.array([0.5, 0.8, 0.8]), steps, jnp.array([0, 0, 0]), None)
     one = jnp.float32(0.8)
     return REGISTER.Registration(
-        pose, jnp.int32(status), one, one / 2, jnp.eye(6) * 1e-4, one, one, trace
+        pose, jnp.int32(status), one, one, one / 2, jnp.eye(6) * 1e-4, one, one, trace
     )
 
 

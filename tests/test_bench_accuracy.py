@@ -26,7 +26,7 @@ def row(ct: str, case: int, start_mm: float, error_mm: float, status: str = "OK"
         "start_mtre_mm": start_mm,
         "rotation_degrees": 0.0,
         "translation_mm": [0.0, 0.0, 0.0],
-        "similarity": 1.0 - error_mm / 100,
+        "probability": 1.0 - error_mm / 100,
         "status": status,
         "seconds": 1.0,
         "compiled": case == 0,

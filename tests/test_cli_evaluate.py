@@ -37,7 +37,7 @@ def write_registration(folder: Path, pose, start, status: Status, similarity: fl
     known = {field.name: one for field in dataclasses.fields(Registration)}
     trace = Trace(jnp.ones(1), jnp.ones(1), jnp.zeros(1, int), pose)
     known |= {"pose": pose, "status": jnp.int32(status), "trace": trace, "covariance": jnp.eye(6)}
-    known |= {"views": None, "found": None}
+    known |= {"views": None, "found": None, "signals": None}
     record = registration_record(
         Registration(**known), start, CAMERA, jnp.asarray(ISOCENTER, float)
     )

@@ -236,7 +236,7 @@ def test_evaluate_puts_it_together(runs, camera):
     status = jnp.where(jnp.arange(160) < 30, Status.OK, Status.SUSPECT)
     score = 1.0 - jnp.arange(160.0) / 160
     nothing = {field.name: jnp.zeros(160) for field in dataclasses.fields(Registration)}
-    known = {"pose": poses, "status": status, "similarity": score}
+    known = {"pose": poses, "status": status, "probability": score}
     results = Registration(**(nothing | known))
     protocol = Protocol(metric="mtre", edges_mm=EDGES)
     evaluate = partial(jxreg.evaluate, camera=camera, starts=began, protocol=protocol)

@@ -185,14 +185,15 @@ def test_the_gravest_finding_wins():
         "kept": 0.9,
         "similarity": 0.9,
         "initial_similarity": 0.5,
+        "probability": 0.9,
         "last_step": 0.0,
     }
     table = [
         (Status.OK, {}),
-        (Status.SUSPECT, {"similarity": 0.1}),
+        (Status.SUSPECT, {"probability": 0.1}),
         (Status.SUSPECT, {"kept": 0.05}),
         (Status.SUSPECT, {"initial_similarity": 0.99}),
-        (Status.NOT_CONVERGED, {"last_step": 3.0, "similarity": 0.1}),
+        (Status.NOT_CONVERGED, {"last_step": 3.0, "probability": 0.1}),
         (Status.OUT_OF_VIEW, {"overlap": 0.1, "last_step": 3.0}),
         (Status.NO_SIGNAL, {"contrast": 0.0, "overlap": 0.1}),
         (Status.NON_FINITE, {"finite": False, "contrast": 0.0}),

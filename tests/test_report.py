@@ -43,6 +43,7 @@ def a_result(status=Status.OK, pose=None, **changes):
     fields = {
         "pose": a_pose() if pose is None else pose,
         "status": jnp.int32(status),
+        "probability": jnp.float32(0.95),
         "similarity": jnp.float32(0.9),
         "initial_similarity": jnp.float32(0.3),
         "covariance": jnp.diag(jnp.array([0.1, 0.2, 3.0, 0.01, 0.02, 0.03]) ** 2),
@@ -164,12 +165,14 @@ def test_every_status_has_its_page(status):
 
 
 def test_reasons_name_the_threshold():
-    config = {"thresholds": {"similarity": 0.4, "kept": 0.2}}
+    config = {"thresholds": {"probability": 0.4, "kept": 0.2}}
     record = a_record(
-        a_result(Status.SUSPECT, similarity=jnp.float32(0.25)), config=config, title="x"
+        a_result(Status.SUSPECT, probability=jnp.float32(0.3), similarity=jnp.float32(0.25)),
+        config=config,
+        title="x",
     )
     assert record["reasons"] == [
-        "The similarity is 0.25; it must be above 0.40.",
+        "The probability that it is right is 0.30; it must be above 0.40.",
         "The start matches better: the similarity fell by 0.050.",
     ]
 
@@ -198,7 +201,7 @@ def test_small_loss_is_no_reason():
         first = similarity + loss
         evidence = Evidence(
             jnp.bool_(True), jnp.float32(1), jnp.float32(1), jnp.float32(1), similarity, first,
-            jnp.float32(0),
+            jnp.float32(1), jnp.float32(0),
         )  # fmt: skip
         result = a_result(Status.SUSPECT, similarity=similarity, initial_similarity=first)
         return int(judge(evidence, Thresholds())), a_record(result)["reasons"]

@@ -107,7 +107,7 @@ def tracked(offsets, status) -> Registration:
     zero = jnp.zeros(len(offsets))
     trace = Trace(zero, zero, zero.astype(int), poses)
     covariance = jnp.zeros((len(offsets), 6, 6))
-    return Registration(poses, jnp.asarray(status), zero, zero, covariance, zero, zero, trace)
+    return Registration(poses, jnp.asarray(status), zero, zero, zero, covariance, zero, zero, trace)
 
 
 def test_motion_has_the_period_of_a_sine():

@@ -99,7 +99,7 @@ def align(level, pose):
     value = score(level, pose)
     trace = RefineTrace(value[None], jnp.ones(1), pose[None])
     zero = jnp.zeros((1, 1))
-    terms = Terms(zero, zero, jnp.zeros(()), zero, value, jnp.zeros(()))
+    terms = Terms(zero, zero, jnp.zeros(()), zero, zero, value, jnp.zeros(()))
     return Aligned(pose, trace, terms, jnp.eye(6))
 
 

@@ -105,7 +105,7 @@ def evaluate(
 
     Args:
         results: What `jax.vmap(register)` returned, or only poses; leading axis = runs. With
-            registrations the verdict is judged too, its score being the similarity.
+            registrations the verdict is judged too, its score being the probability.
         truth: True poses, one for each run.
         landmarks: Anatomical points in the world, the same for all runs [mm].
         camera: The camera of all runs; only its SDD matters.
@@ -129,7 +129,7 @@ def evaluate(
     initial = None if starts is None else _initial(starts, truth, landmarks)
     accepted = score = None
     if isinstance(results, Registration):
-        accepted, score = results.status == Status.OK, results.similarity
+        accepted, score = results.status == Status.OK, results.probability
     return Evaluation(outcomes, initial, summarize(outcomes, protocol, initial, accepted, score))
 
 

@@ -81,6 +81,7 @@ def registration_record(
         "isocenter": isocenter,
         "carm": _carm(shown.angles, shown.offset, distance),
         "standard_deviation": _carm(*_deviations(shown.angles, result.covariance), 0.0),
+        "probability": result.probability,
         "similarity": result.similarity,
         "initial_similarity": result.initial_similarity,
         "coverage": result.coverage,

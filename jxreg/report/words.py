@@ -122,10 +122,10 @@ def _lead_reason(search: Record | None, limit: float | None) -> list[str]:
 def _overlap_reason(coverage: float | None, limit: float | None) -> list[str]:
     if coverage is None:
         return []
-    found = f"At the end the shadow covered {_percent(coverage)} of the part that was compared."
+    found = f"At the end the shadow covered {percent(coverage)} of the part that was compared."
     if limit is None:
         return [found]
-    least = _percent(limit)
+    least = percent(limit)
     return [
         f"{found} At the start and at the end, {least} of the volume must be on the image, or "
         f"{least} of the image in the shadow."
@@ -143,7 +143,11 @@ def _step_reason(step: float | None, limit: float | None) -> list[str]:
 
 def _doubts(record: Record, limits: Mapping[str, float]) -> list[str]:
     found = []
-    for key, name in (("similarity", "similarity"), ("kept", "fraction of usable pixels")):
+    names = {
+        "probability": "probability that it is right",
+        "kept": "fraction of usable pixels",
+    }
+    for key, name in names.items():
         value, limit = record[key], limits.get(key)
         if value is not None and limit is not None and not value > limit:
             found.append(f"The {name} is {number(value, 2)}; it must be above {number(limit, 2)}.")
@@ -248,12 +252,13 @@ def key_figures(record: Record) -> list[tuple[str, str]]:
 
 def checks(record: Record) -> list[Check]:
     """The numbers behind the verdict."""
-    coverage, kept = (_percent(record[key]) for key in ("coverage", "kept"))
+    coverage, kept = (percent(record[key]) for key in ("coverage", "kept"))
     gain = _minus(record["similarity"], record["initial_similarity"])
     angle = _norm(
         [record["standard_deviation"][k] for k in ("primary_degrees", "secondary_degrees")]
     )
     return [
+        Check("Probability", percent(record["probability"]), "that the mRPD is below 2 mm"),
         Check("Similarity", number(record["similarity"], 4), "1 is a perfect match"),
         Check(
             "Gain over the start",
@@ -348,5 +353,6 @@ def _last_step(record: Record) -> float | None:
     return steps[-1] if steps else None
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A fraction as a percentage; a dash for none."""
     return "–" if value is None else number(100 * value, 0, " %")

@@ -128,7 +128,18 @@ def perturb(pose: SE3, twist: Float[Array, "6"], pivot: Point) -> SE3:
         twist: Translation [mm] and rotation [rad] in camera axes.
         pivot: Fixed point of the rotation, in the world [mm]; as a rule the isocenter.
     """
-    motion = exp(twist)
+    return moved(pose, exp(twist), pivot)
+
+
+@full_precision
+def moved(pose: SE3, motion: SE3, pivot: Point) -> SE3:
+    """A pose after a rigid motion about a point: Trans(p) motion Trans(-p) pose, p = pose @ pivot.
+
+    Args:
+        pose: Pose, `camera_from_world`.
+        motion: Rotation about the point, then translation [mm], in camera axes.
+        pivot: Fixed point of the rotation, in the world [mm].
+    """
     swing = displacement(motion.rotation(), _arm(pose, pivot))
     return SE3.from_rotation_and_translation(
         (motion.rotation() @ pose.rotation()).normalize(),
@@ -158,10 +169,16 @@ def twist_between(start: SE3, end: SE3, pivot: Point) -> Float[Array, "6"]:
         end: The other pose.
         pivot: Fixed point of the rotation, in the world [mm].
     """
+    return log(motion_between(start, end, pivot))
+
+
+@full_precision
+def motion_between(start: SE3, end: SE3, pivot: Point) -> SE3:
+    """Rigid motion about a point: `moved(start, motion, pivot)` is `end`."""
     rotation = (end.rotation() @ start.rotation().inverse()).normalize()
     swing = displacement(rotation, _arm(start, pivot))
     translation = end.translation() - start.translation() + swing
-    return log(SE3.from_rotation_and_translation(rotation, translation))
+    return SE3.from_rotation_and_translation(rotation, translation)
 
 
 @full_precision

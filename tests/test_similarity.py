@@ -141,7 +141,11 @@ def test_compiled_batch_is_a_loop_of_eager_calls(name):
     moving, fixed = jnp_pair()
     pairs, mask = [(moving, fixed), (fixed, moving[::-1])], jnp.asarray(half_mask())
     # Small patches, which take fewer operations to compile one by one.
-    small = {"patch_ncc": {"patch": 3}, "multiscale_ncc": {"patches": (None, 3)}}.get(name, {})
+    small = {
+        "patch_ncc": {"patch": 3},
+        "multiscale_ncc": {"patches": (None, 3)},
+        "gradient_multiscale_ncc": {"patch": 3, "gradient_patch": 3},
+    }.get(name, {})
     score = functools.partial(SIMILARITIES[name], mask=mask, **small)
     batch = quick_jit(jax.vmap(score))(*(jnp.stack(images) for images in zip(*pairs, strict=True)))
     loop = [score(*images) for images in pairs]
@@ -190,7 +194,7 @@ def test_gradient_against_central_differences(name):
         np.testing.assert_allclose(slope, (forward - backward) / (2 * step), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["patch_ncc", "multiscale_ncc", "ssim"])
+@pytest.mark.parametrize("name", ["patch_ncc", "multiscale_ncc", "gradient_multiscale_ncc", "ssim"])
 def test_window_larger_than_image_is_refused(name):
     with pytest.raises(InputError, match="window: .* 5 x 40"):
         SIMILARITIES[name](jnp.ones((5, 40)), jnp.ones((5, 40)))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from jxreg.similarity.correlation import (
     gradient_correlation,
+    gradient_multiscale_ncc,
     gradient_ncc,
     gradient_orientation,
     local_ncc,
@@ -45,6 +46,7 @@ SIMILARITIES: dict[str, Callable] = {
         local_ncc,
         patch_ncc,
         multiscale_ncc,
+        gradient_multiscale_ncc,
         gradient_ncc,
         gradient_correlation,
         gradient_orientation,
@@ -62,6 +64,7 @@ __all__ = [
     "gradient_correlation",
     "gradient_correlation_features",
     "gradient_features",
+    "gradient_multiscale_ncc",
     "gradient_ncc",
     "gradient_orientation",
     "image_gradients",

@@ -112,6 +112,33 @@ def multiscale_ncc(
     return total
 
 
+def gradient_multiscale_ncc(
+    moving: Float[Array, "rows columns"],
+    fixed: Float[Array, "rows columns"],
+    mask: Float[Array, "rows columns"] | None = None,
+    *,
+    patch: int = 9,
+    gradient_patch: int = 11,
+) -> Float[Array, ""]:
+    """Mean of `multiscale_ncc` and of the patch NCC of both derivatives: what xvr maximises.
+
+    Args:
+        moving: Rendered image.
+        fixed: Acquired image.
+        mask: Weights.
+        patch: Side of the patches of the images, beside the whole of them [pixels].
+        gradient_patch: Side of the patches of the derivatives [pixels].
+    """
+    images = multiscale_ncc(moving, fixed, mask, patches=(None, patch))
+    moving_gradients, weights = visible_gradients(moving, mask)
+    fixed_gradients, _ = visible_gradients(fixed, mask)
+    across, down = (
+        patch_ncc(one, other, weights, patch=gradient_patch)
+        for one, other in zip(moving_gradients, fixed_gradients, strict=True)
+    )
+    return (images + (across + down) / 2) / 2
+
+
 def gradient_ncc(
     moving: Float[Array, "rows columns"],
     fixed: Float[Array, "rows columns"],

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jxreg import metrics, pose, similarity
+    from jxreg.ascent import refine
     from jxreg.camera import Camera
     from jxreg.drr import render
     from jxreg.evaluation import evaluate
     from jxreg.frame import Frame
     from jxreg.global_search import search
     from jxreg.io import load_frames, load_volume
-    from jxreg.refinement import refine
     from jxreg.register import RegisterConfig, Registration, register
     from jxreg.views import register_views
     from jxreg.volume import Volume
@@ -51,7 +51,7 @@ _MODULES = {
     "evaluate": "evaluation",
     "load_frames": "io",
     "load_volume": "io",
-    "refine": "refinement",
+    "refine": "ascent",
     "register": "register",
     "register_views": "views",
     "render": "drr",

@@ -7,21 +7,24 @@ under the mask that it was made with.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import jaxlie
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jxreg import drr, similarity
+from jxreg.ascent import Climb, climb
 from jxreg.camera import downsample as downsample_camera
 from jxreg.camera import pixel_grid, project_points
 from jxreg.drr.coverage import missing_share, silhouette
 from jxreg.drr.rays import voxel_rays
 from jxreg.frame import Frame, add_scatter, downsample, valid_mask, window
-from jxreg.refinement import LeastSquares, RefineTrace, least_squares, refine
+from jxreg.refinement import LeastSquares, RefineTrace, least_squares
+from jxreg.sparse import draw_patches, sparse_similarity
 from jxreg.volume import Volume, coarsest
 
 FEATURES = {
@@ -35,8 +38,6 @@ SCATTER = (0.0, 0.003, 0.006, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2)
 """Scatter that an image may hold, as fractions of the signal in air."""
 MISSING_PIXELS = 32
 """Rows of rays that tell where a scan is cut off; between them its share is interpolated."""
-CLIMBS = 3
-"""How often a climb by gradients makes its mask anew."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ class Level:
     """Largest number of Levenberg-Marquardt steps."""
     tolerance: float = 0.01
     """The level ends before a step shorter than this [mm, or 0.02 rad]."""
-    gradient_steps: int = 40
-    """Steps of Adam in each of three climbs, for a similarity that has no features."""
+    climb: Climb | None = None
+    """Gradient ascent instead of Levenberg-Marquardt; a similarity that has no features is always
+    climbed, by default as `Climb()` says."""
     missing: float = 0.6
     """A ray that misses this share of its tissue counts nothing, one that misses none counts 1."""
     scatter: bool = False
@@ -180,11 +182,15 @@ def frame_at(finest: Frame, level: Level) -> Frame:
 def align(scene: Scene, level: Level, pose: jaxlie.SE3, start: jaxlie.SE3, prior: Prior) -> Aligned:
     """Refines a pose at one level.
 
-    A similarity without features is climbed by Adam; the result is judged by `local_ncc`.
+    The result of a similarity without features is judged by `local_ncc`.
+
+    Raises:
+        InputError: `Level.climb` names something unknown, or its patches do not fit.
     """
     steps, tolerance, trace = level.steps, level.tolerance, None
-    if level.similarity not in FEATURES:
-        pose, trace = _climb(scene, level, pose)
+    how = climb_of(level)
+    if how is not None:
+        pose, trace = _climb(scene, level, how, pose, start, prior)
         steps, tolerance = 0, jnp.inf
     refined, terms = least_squares(
         _comparison(scene, level, start, prior),
@@ -268,37 +274,86 @@ def _fitted_scatter(features_of, fixed: Array) -> Float[Array, ""]:
     return candidates[jnp.argmax(scores)]
 
 
-def _climb(scene: Scene, level: Level, pose: jaxlie.SE3) -> tuple[jaxlie.SE3, RefineTrace]:
-    """Climbs of Adam on any similarity; steps shrink from 2 mm (or 0.04 rad) to a twentieth."""
-    import optax
+def climb_of(level: Level) -> Climb | None:
+    """How a level is climbed; None if Levenberg-Marquardt refines it."""
+    if level.climb is None and level.similarity not in FEATURES:
+        return Climb()
+    return level.climb
 
-    measure = similarity.SIMILARITIES[level.similarity]
-    schedule = optax.cosine_decay_schedule(2.0, level.gradient_steps, 0.05)
 
-    def one_climb(pose, _):
-        mask, _ = _usable((scene,), level, (pose,), predict((scene,), (pose,)))
-        refined = refine(
-            lambda pose: measure(predict((scene,), (pose,)), scene.frame.image, mask),
-            pose,
-            optax.adam(schedule),
-            pivot=scene.volume.isocenter,
-            steps=level.gradient_steps,
-        )
+def objective(
+    scene: Scene, level: Level, terms: Terms, start: jaxlie.SE3, prior: Prior
+) -> Callable[..., Float[Array, ""]]:
+    """What a climb maximises: the similarity of a pose under some terms, less the prior's share.
+
+    For an optimizer of your own, near the pose where the terms were settled (`look`). Half the sum
+    of squares of Levenberg-Marquardt is 1 less this. Where `Level.climb` asks for random patches,
+    the function takes a pose and the key that draws them.
+    """
+    measure, image, how = _measure(level), scene.frame.image, climb_of(level) or Climb()
+    count = how.patches
+
+    def value(pose: jaxlie.SE3, *key: PRNGKeyArray) -> Float[Array, ""]:
+        if count is None:
+            moving = add_scatter(predict((scene,), (pose,)), terms.scatter)
+            alike = measure(moving, image, terms.mask)
+        else:
+            pixels = draw_patches(key[0], terms.mask, count, how.patch)
+            moving = add_scatter(_patches(scene, pose, pixels), terms.scatter)
+            here = pixels[..., 1], pixels[..., 0]
+            alike = sparse_similarity(measure, moving, image[here], terms.mask[here])
+        belief = departure(start, pose, scene.volume.isocenter, prior)
+        return alike - 0.5 * terms.variance * (belief**2).sum()
+
+    return value
+
+
+def _measure(level: Level) -> Callable[..., Float[Array, ""]]:
+    """The similarity of a level, of two images and a mask."""
+    if level.similarity not in FEATURES:
+        return similarity.SIMILARITIES[level.similarity]
+    features = _features(level)
+
+    def measure(moving, fixed, mask):
+        return similarity.inner(features(moving, mask), features(fixed, mask))
+
+    return measure
+
+
+def _climb(
+    scene: Scene, level: Level, how: Climb, pose: jaxlie.SE3, start: jaxlie.SE3, prior: Prior
+):
+    """Climbs one after the other, each under the terms of where it begins."""
+
+    def one_climb(pose, key):
+        similarity_of = objective(scene, level, look(scene, level, pose, prior), start, prior)
+        key = None if how.patches is None else key
+        refined = climb(similarity_of, pose, how, pivot=scene.volume.isocenter, key=key)
         return refined.pose, refined.trace
 
-    pose, traces = jax.lax.scan(one_climb, pose, None, length=CLIMBS)
-    return pose, _joined(traces)
-
-
-def _joined(traces: RefineTrace) -> RefineTrace:
-    """One trace from those of several climbs (leading axis)."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), traces)
+    pose, traces = jax.lax.scan(
+        one_climb, pose, jax.random.split(jax.random.key(how.seed), how.repeats)
+    )
+    return pose, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), traces)
 
 
 def _drr(scene: Scene, pose: jaxlie.SE3) -> Float[Array, "rows columns"]:
     """The volume as the X-ray would show it: what the scan has cut off goes on as the cut face."""
     image = drr.render(scene.volume, scene.frame.camera, pose, drr.joseph(scene.cut))
     return image if image.ndim == 2 else image.sum(0)
+
+
+def _patches(
+    scene: Scene, pose: jaxlie.SE3, pixels: Int[Array, "count side side 2"]
+) -> Float[Array, "count side side"]:
+    """What `predict` gives for one volume, at some pixels (u, v) only."""
+    rays = pixels.reshape(-1, 2).astype(scene.frame.image.dtype)
+    camera, integrate = scene.frame.camera, drr.joseph(scene.cut)
+    image = drr.render_rays(scene.volume, camera, pose, rays, integrate)
+    image = (image if image.ndim == 1 else image.sum(0)).reshape(pixels.shape[:-1])
+    if scene.background is None:
+        return image
+    return image + scene.background[pixels[..., 1], pixels[..., 0]]
 
 
 def _usable(scenes: tuple[Scene, ...], level: Level, poses, image: Float[Array, "rows columns"]):

@@ -1,13 +1,13 @@
-"""Refinement of one pose on SE(3): a gradient loop for any similarity, and Levenberg-Marquardt.
+"""Refinement of one pose on SE(3) by least squares: Levenberg-Marquardt.
 
-Both work in the tangent space at the current pose: a step is a twist about the pivot (`perturb`),
-differentiated at zero. Both are one compiled loop that stops early, keeps the best pose seen and
-returns a full trace; under `jax.vmap` every item stops for itself. `minimise` is the second one for
-more than one pose, or for a pose and other things.
+It works in the tangent space at the current pose: a step is a twist about the pivot (`perturb`),
+differentiated at zero. One compiled loop stops early, keeps the best pose seen and returns a full
+trace; under `jax.vmap` every item stops for itself. `minimise` is the same for more than one pose,
+or for a pose and other things; `jxreg.ascent` climbs what is no sum of squares.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,6 @@ from jaxtyping import Array, Float, Int
 
 from jxreg.pose import perturb
 from jxreg.precision import full_precision, product
-
-if TYPE_CHECKING:
-    import optax
 
 TRANSLATION_SCALE = 1.0
 """Unit of translation in the optimizers' parameters [mm]."""
@@ -30,7 +27,7 @@ class RefineTrace(NamedTuple):
     """What happened in each step; after an early stop the last entry repeats, with length 0."""
 
     value: Float[Array, " steps"]
-    """Similarity (`refine`) or half the sum of squares (`levenberg_marquardt`) after the step."""
+    """After the step: the similarity (`jxreg.ascent`), or half the sum of squares."""
     step_length: Float[Array, " steps"]
     """Length of the accepted step in the units of the scales (mm at the default scales)."""
     pose: Any
@@ -47,70 +44,8 @@ class Refined(NamedTuple):
     steps: Int[Array, ""]
     """Steps tried before the stop."""
     hessian: Float[Array, "n n"]
-    """J^T J of the residuals at the best pose, per mm and rad; zeros from `refine`."""
+    """J^T J of the residuals at the best pose, per mm and rad; zeros from `jxreg.ascent`."""
     trace: RefineTrace
-
-
-def refine(
-    similarity_of: Callable[[jaxlie.SE3], Float[Array, ""]],
-    pose: jaxlie.SE3,
-    optimizer: "optax.GradientTransformation",
-    *,
-    pivot: Float[Array, "3"],
-    steps: int,
-    translation_scale: float = TRANSLATION_SCALE,
-    rotation_scale: float = ROTATION_SCALE,
-    patience: int | None = None,
-    tolerance: float = 1e-5,
-) -> Refined:
-    """Climbs a similarity with an optax optimizer.
-
-    Args:
-        similarity_of: Similarity of a pose (render and compare); higher is better.
-        pose: Start, `camera_from_world`.
-        optimizer: Any optax optimizer; it sees the twist in units of the two scales.
-        pivot: World point about which twists turn [mm], the isocenter.
-        steps: Largest number of steps.
-        translation_scale: One unit of the optimizer along the camera axes [mm].
-        rotation_scale: One unit of the optimizer about the camera axes [rad].
-        patience: Stop after this many steps without a gain of `tolerance`; None: never.
-        tolerance: Smallest gain in similarity that counts.
-
-    Returns:
-        The best pose seen. A step that makes the similarity non-finite ends the loop.
-    """
-    scale = _scale(translation_scale, rotation_scale, pose)
-    patience = steps if patience is None else patience
-
-    def evaluate(pose):
-        def at(parameters):
-            return similarity_of(perturb(pose, scale * parameters, pivot))
-
-        return jax.value_and_grad(at)(jnp.zeros_like(scale))
-
-    def body(carry):
-        count, pose, gradient, state, best, since, trace, _ = carry
-        update, state = optimizer.update(-gradient, state)
-        update = jnp.asarray(update)
-        pose = perturb(pose, scale * update, pivot)
-        value, gradient = evaluate(pose)
-        gained = value > best[1] + tolerance
-        best = _select(value > best[1], (pose, value), best)
-        since = jnp.where(gained, 0, since + 1)
-        trace = _record(trace, count, value, jnp.linalg.norm(update), pose)
-        return count + 1, pose, gradient, state, best, since, trace, value
-
-    def going(carry):
-        count, _, gradient, _, _, since, _, value = carry
-        finite = jnp.isfinite(gradient).all() & jnp.isfinite(value)
-        return (count < steps) & (since < patience) & finite
-
-    value, gradient = evaluate(pose)
-    trace = _empty_trace(steps, value, pose)
-    state = optimizer.init(jnp.zeros_like(scale))
-    carry = (jnp.int32(0), pose, gradient, state, (pose, value), jnp.int32(0), trace, value)
-    count, _, _, _, (pose, value), _, trace, _ = jax.lax.while_loop(going, body, carry)
-    return Refined(pose, value, count, jnp.zeros((6, 6), scale.dtype), _fill(trace, count))
 
 
 class LeastSquares(NamedTuple):
@@ -303,12 +238,12 @@ def minimise(
         first = count == 0  # the start itself is the first trial
         # A comparison with NaN is false.
         better = first | (judge(trial, terms).value < model.value)
-        seen = _select(better, trial, seen)
+        seen = select(better, trial, seen)
         terms = settle(seen)
         model = judge(seen, terms)
         damping = jnp.where(first, damping, damping * jnp.where(better, 0.3, 4.0))
         value = problem.value(model.value, terms)
-        trace = _record(trace, count - 1, value, jnp.where(better, length, 0.0), seen.pose)
+        trace = recorded(trace, count - 1, value, jnp.where(better, length, 0.0), seen.pose)
         step = -_solve(model.hessian, model.gradient, damping)
         trial_pose = motion.move(seen.pose, scale * step)
         return count + 1, trial_pose, jnp.linalg.norm(step), seen, terms, model, damping, trace
@@ -321,13 +256,13 @@ def minimise(
     seen = _zeros_of(see, pose)
     terms = _zeros_of(settle, seen)
     model = _zeros_of(judge, seen, terms)
-    trace = _empty_trace(steps, zero, pose)
+    trace = empty_trace(steps, zero, pose)
     carry = (jnp.int32(0), pose, zero, seen, terms, model, zero + damping, trace)
     count, _, _, seen, terms, model, _, trace = jax.lax.while_loop(going, body, carry)
     start = problem.value(model.value, terms)
     trace = trace._replace(value=jnp.where(count > 1, trace.value, start))  # of no step: the start
     hessian = model.hessian / (scale[:, None] * scale)
-    return Refined(seen.pose, model.value, count - 1, hessian, _fill(trace, count - 1)), terms
+    return Refined(seen.pose, model.value, count - 1, hessian, filled(trace, count - 1)), terms
 
 
 def _zeros_of(function, *args):
@@ -351,11 +286,6 @@ def nudge(pose: jaxlie.SE3, twist: Float[Array, "6"], pivot: Float[Array, "3"]) 
     )
 
 
-def _scale(translation: float, rotation: float, pose: jaxlie.SE3) -> Float[Array, "6"]:
-    scale = [translation] * 3 + [rotation] * 3
-    return jnp.array(scale, pose.wxyz_xyz.dtype)
-
-
 def _flat(residuals) -> Float[Array, " n"]:
     return jnp.concatenate([jnp.ravel(r) for r in jax.tree.leaves(residuals)])
 
@@ -368,18 +298,20 @@ def _solve(hessian, gradient, damping):
     return jnp.linalg.solve(damped, gradient)
 
 
-def _select(condition, chosen, other):
+def select(condition, chosen, other):
+    """`jnp.where` of every leaf of two pytrees."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)
 
 
-def _empty_trace(steps: int, value, pose) -> RefineTrace:
+def empty_trace(steps: int, value, pose) -> RefineTrace:
+    """A trace of steps that stayed at a pose."""
     zeros = jnp.zeros(steps, value.dtype)
     poses = jax.tree.map(lambda x: jnp.broadcast_to(x, (steps, *x.shape)), pose)
     return RefineTrace(jnp.full_like(zeros, value), zeros, poses)
 
 
-def _record(trace: RefineTrace, count, value, length, pose) -> RefineTrace:
-    """Writes an entry; one before the first is dropped, as is any of a loop without steps."""
+def recorded(trace: RefineTrace, count, value, length, pose) -> RefineTrace:
+    """A trace with an entry; one before the first is dropped, as is any of a loop without steps."""
     if trace.value.shape[0] == 0:
         return trace
     count = jnp.where(count < 0, trace.value.shape[0], count)
@@ -387,12 +319,12 @@ def _record(trace: RefineTrace, count, value, length, pose) -> RefineTrace:
     return jax.tree.map(lambda all_, one: all_.at[count].set(one, mode="drop"), trace, entry)
 
 
-def _fill(trace: RefineTrace, count) -> RefineTrace:
-    """Repeats the last entry where the loop did not come."""
+def filled(trace: RefineTrace, count) -> RefineTrace:
+    """A trace that repeats its last entry where the loop did not come."""
     steps = trace.value.shape[0]
     if steps == 0:
         return trace
     index = jnp.minimum(jnp.arange(steps), jnp.maximum(count - 1, 0))
-    filled = jax.tree.map(lambda x: x[index], trace)
+    repeated = jax.tree.map(lambda x: x[index], trace)
     taken = jnp.arange(steps) < count
-    return filled._replace(step_length=jnp.where(taken, filled.step_length, 0.0))
+    return repeated._replace(step_length=jnp.where(taken, repeated.step_length, 0.0))

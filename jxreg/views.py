@@ -88,7 +88,15 @@ def check_views(
             "one for each image, and at least one",
             "give camera_from_rig in the order of frames",
         )
-    names = {level.similarity for level in levels_of(config)} - set(alignment.FEATURES)
+    levels = levels_of(config)
+    names = {level.similarity for level in levels} - set(alignment.FEATURES)
+    if any(level.climb is not None for level in levels):
+        raise InputError(
+            "levels",
+            "one with climb",
+            "Levenberg-Marquardt for several images or bodies",
+            "leave out Level.climb",
+        )
     if names:
         raise InputError(
             "similarity",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from cli_inputs import FILES, REGISTER, RESULT, SMALL
 
+from jxreg.ascent import Climb
 from jxreg.camera import project_points
 from jxreg.cli import main
 from jxreg.cli.config_file import read_config
@@ -182,6 +183,11 @@ def test_configuration_round_trips(tmp_path):
     assert read_config(path) == default
     path.write_text(json.dumps({"format": "jxreg-registration", "config": SMALL}))
     assert read_config(path).levels[0].pixels == 16
+    path.write_text('{"levels": [{"climb": {"steps": 7}}, {"climb": null}]}')
+    climbs = [level.climb for level in read_config(path).levels]
+    assert climbs == [Climb(steps=7), None]
+    path.write_text(json.dumps(config_entries(read_config(path))))
+    assert [level.climb for level in read_config(path).levels] == climbs
     for wrong in ('{"levels": 3}', '{"thresholds": {"kept": "x"}}', "[1]", "{", '{"prior": null}'):
         path.write_text(wrong)
         with pytest.raises(InputError):
@@ -213,6 +219,10 @@ def test_one_similarity_for_all_levels_comes_from_a_file(tmp_path):
         ({"levels": [{"pixels": 0}]}, "pixels = 0"),
         ({"levels": [{"pixels": 32.0}]}, "pixels = 32.0"),
         ({"levels": [{"steps": 0}]}, "steps = 0"),
+        ({"levels": [{"climb": {"optimizer": "sgd"}}]}, "optimizer = 'sgd'"),
+        ({"levels": [{"climb": {"repeats": 0}}]}, "repeats = 0"),
+        ({"levels": [{"climb": 3}]}, "climb = 3"),
+        ({"levels": {}}, "levels = {}"),
         ({"levels": [{"tolerance": float("nan")}]}, "cannot be read"),
         ({"search": {"primary_centers_degrees": []}}, "primary_centers_degrees = []"),
         ({"search": {"primary_centers_degrees": ["AP"]}}, "AP"),

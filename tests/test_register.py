@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxlie import SE3
 
-from jxreg import phantoms
+from jxreg import alignment, ascent, phantoms
+from jxreg.alignment import Prior
+from jxreg.ascent import Climb
 from jxreg.camera import Camera
 from jxreg.errors import InputError
 from jxreg.frame import Frame
-from jxreg.metrics import mtre
+from jxreg.metrics import mrpd, mtre
 from jxreg.pose import CArm, from_carm, perturb
 from jxreg.register import Level, RegisterConfig, initial_pose, register
 from jxreg.verdict import Evidence, Status, Thresholds, judge
@@ -133,11 +136,59 @@ def test_one_frame_alone_equals_the_batch(case, batch):
 
 def test_a_similarity_without_features_is_climbed_too(case):
     volume, image, truth, start = case
-    levels = (Level(32, 1, gradient_steps=20),)
+    levels = (Level(32, 1, climb=Climb(steps=20)),)
     config = RegisterConfig(levels=levels, similarity="mutual_information")
     result = register(volume, Frame(image, CAMERA), start, config=config)
     # Pixels of 8 mm and one level: it must come near, no more.
     assert float(mtre(result.pose, truth, LANDMARKS)) < 0.5 * float(mtre(start, truth, LANDMARKS))
+
+
+PLATEAUS = Climb(steps=150, repeats=1, shift=1.0, rotation=0.02, last=1.0, patience=10, plateaus=3)
+PATCHES = Climb(steps=60, repeats=1, patches=12, patch=9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "climb"),
+    [
+        ("gradient_correlation", Climb("lbfgs", steps=15, repeats=2, patience=3)),
+        ("gradient_correlation", PLATEAUS),
+        ("gradient_multiscale_ncc", Climb(steps=60, repeats=1, parametrisation="euler")),
+        ("ncc", PATCHES),
+    ],
+)
+def test_other_optimisers_find_the_pose_too(case, name, climb):
+    volume, image, truth, start = case
+    level = Level(64, 0, similarity=name, climb=climb)
+    config = RegisterConfig(levels=(level,), truncated=False)
+    result = register(volume, Frame(image, CAMERA), start, config=config)
+    assert result.trace.similarity.shape == (climb.steps * climb.repeats,)
+    # Voxels of 5 mm and pixels of 4; the depth comes later.
+    assert float(mrpd(result.pose, truth, LANDMARKS)) < 1.0
+
+
+@pytest.mark.slow
+def test_patches_hang_on_their_key_and_the_prior_holds_a_climb_back(case):
+    volume, image, _, start = case
+    level = Level(32, 1, similarity="ncc", climb=replace(PATCHES, steps=30))
+    finest = alignment.focus(volume, Frame(image, CAMERA), start, 32)
+    scene = alignment.scene(volume, finest, None, level)
+
+    def climbed(prior, keys):
+        terms = alignment.look(scene, level, start, prior)
+        value = alignment.objective(scene, level, terms, start, prior)
+
+        def one(key):
+            return ascent.climb(value, start, level.climb, pivot=volume.isocenter, key=key).pose
+
+        return jax.vmap(one)(keys)
+
+    run = jax.jit(climbed, static_argnums=0)
+    poses = run(Prior(), jax.random.split(jax.random.key(0)))
+    held = run(Prior(shift=0.03, depth=0.03, rotation=3e-4), jax.random.split(jax.random.key(0)))
+    free, other, held = (SE3(each) for each in (*poses.wxyz_xyz, held.wxyz_xyz[0]))
+    assert float(mtre(held, start, LANDMARKS)) < 0.2 * float(mtre(free, start, LANDMARKS))
+    assert not np.array_equal(free.wxyz_xyz, other.wxyz_xyz)
 
 
 def test_a_looser_tolerance_takes_fewer_steps_and_an_untruncated_volume_keeps_its_rays(case):

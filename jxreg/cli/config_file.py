@@ -48,6 +48,8 @@ def _filled(default: Any, entries: Any, subject: str) -> Any:
         old = getattr(default, name)
         if dataclasses.is_dataclass(old):
             changes[name] = _filled(old, value, subject)
+        elif isinstance(value, dict) and (kind := _dataclass_in(kinds[name])) is not None:
+            changes[name] = _filled(kind(), value, subject)
         elif get_origin(kinds[name]) is tuple and isinstance(value, list):
             changes[name] = _several(old[0], get_args(kinds[name])[0], name, value, subject)
         elif _is_of(kinds[name], value):
@@ -57,6 +59,12 @@ def _filled(default: Any, entries: Any, subject: str) -> Any:
                 subject, f"{name} = {value!r}", f"a value like {old!r}", "correct the file"
             )
     return dataclasses.replace(default, **changes)
+
+
+def _dataclass_in(kind: Any) -> Any:
+    """The dataclass that a field may hold instead of None; None if it holds none."""
+    options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else ()
+    return next((option for option in options if dataclasses.is_dataclass(option)), None)
 
 
 def _several(default: Any, kind: Any, name: str, values: list, subject: str) -> tuple:
@@ -83,8 +91,9 @@ def _check_levels(config: "RegisterConfig", subject: str) -> None:
     """Refuses levels that would fail while they are compiled.
 
     Raises:
-        InputError: No level, an unknown similarity, or sizes that do not fit.
+        InputError: No level, an unknown similarity or optimizer, or sizes that do not fit.
     """
+    from jxreg.ascent import check_climb
     from jxreg.errors import InputError
     from jxreg.similarity import SIMILARITIES
 
@@ -98,6 +107,8 @@ def _check_levels(config: "RegisterConfig", subject: str) -> None:
             refuse(f"similarity = {name!r}", f"one of {sorted(SIMILARITIES)}")
     largest = max(level.pixels for level in config.levels)
     for level in config.levels:
+        if level.climb is not None:
+            check_climb(level.climb, subject)
         for name, least in (("pixels", 1), ("voxels", 0), ("steps", 1)):
             if getattr(level, name) < least:
                 refuse(f"{name} = {getattr(level, name)}", f"at least {least}")

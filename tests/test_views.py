@@ -10,6 +10,7 @@ from jaxlie import SE3
 from moving_bodies import BODIES, CAMERA, camera_at, landmarks, scan, xray
 
 from jxreg.alignment import Aligned, Level, Terms
+from jxreg.ascent import Climb
 from jxreg.camera import project_points
 from jxreg.errors import InputError
 from jxreg.frame import Frame
@@ -131,4 +132,7 @@ def test_refuses_what_it_cannot_do(volume, frames, start):
         register_views(volume, [], [], start)
     config = RegisterConfig(similarity="mutual_information")
     with pytest.raises(InputError, match="mutual_information"):
+        register_views(volume, frames, CAMERAS, start, config=config)
+    config = RegisterConfig(levels=(Level(64, 0, climb=Climb()),))
+    with pytest.raises(InputError, match="Levenberg-Marquardt for several images"):
         register_views(volume, frames, CAMERAS, start, config=config)

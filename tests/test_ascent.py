@@ -106,13 +106,11 @@ def test_trace_is_of_the_poses_after_each_step():
     np.testing.assert_allclose(found.trace.step_length[0], jnp.linalg.norm(moved), rtol=1e-3)
 
 
-def test_lbfgs_needs_far_fewer_steps_than_adam():
+def test_lbfgs_needs_few_steps():
     lbfgs = Climb("lbfgs", steps=40, patience=3, gain=1e-6)
     found = quickly(lambda pose: climb(alike, pose, lbfgs, pivot=PIVOT), START)
     assert distance(found.pose) < 0.05
     assert int(found.steps) < 25
-    adam = quickly(lambda pose: climb(alike, pose, Climb(steps=25), pivot=PIVOT), START)
-    assert distance(adam.pose) > 1
 
 
 def test_steps_shrink_on_each_plateau_and_the_last_one_ends_the_climb():
@@ -196,6 +194,7 @@ def test_names_that_nobody_knows_are_refused():
             check_climb(wrong)
 
 
+@pytest.mark.slow
 def test_in_float64_the_answer_has_more_digits():
     with jax.enable_x64(True):
         truth = perturb(TRUTH, jnp.zeros(6, jnp.float64), np.asarray(PIVOT, np.float64))

@@ -85,8 +85,8 @@ def test_derivatives_are_those_of_differences(name):
         def matrix(numbers):
             return entry.motion(numbers).as_matrix()[:3]
 
-        forward, reverse = quick_jit(jax.jacfwd(matrix)), quick_jit(jax.jacrev(matrix))
-        matrices, step = quick_jit(jax.vmap(matrix)), 1e-6
+        forward, matrices = quick_jit(jax.jacfwd(matrix)), quick_jit(jax.vmap(matrix))
+        step = 1e-6
         for sample in ("none", "near", "anywhere"):
             motion = jax.tree.map(lambda x: x[3], motions(sample, jnp.float64))
             numbers = entry.numbers(motion)
@@ -94,7 +94,6 @@ def test_derivatives_are_those_of_differences(name):
             quotient = (matrices(numbers + away) - matrices(numbers - away)) / (2 * step)
             # Curvature of a shift of 100 mm times the square of the step, and rounding over it.
             np.testing.assert_allclose(forward(numbers), jnp.moveaxis(quotient, 0, -1), atol=2e-7)
-            np.testing.assert_allclose(reverse(numbers), forward(numbers), atol=1e-10)
 
 
 @pytest.mark.parametrize("name", NAMES)

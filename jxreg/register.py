@@ -101,7 +101,7 @@ class Views(NamedTuple):
     status: Int[Array, " views"]
     """The verdict that each image would get alone, at the common pose."""
     probability: Float[Array, " views"]
-    signals: Signals
+    signals: Signals | None
     similarity: Float[Array, " views"]
     initial_similarity: Float[Array, " views"]
     coverage: Float[Array, " views"]

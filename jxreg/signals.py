@@ -14,7 +14,7 @@ from jxreg.alignment import Scene, Terms
 from jxreg.confidence import Signals
 from jxreg.frame import add_scatter
 from jxreg.similarity.features import locally_normalised, visible_gradients
-from jxreg.similarity.windows import gaussian_smooth
+from jxreg.similarity.windows import gaussian_smooth, window_minimum
 
 FINE, BROAD = (0.02, 0.05), (0.05, 0.08)
 """Windows of the local normalisation and of the motion, as fractions of the image's width."""
@@ -75,8 +75,8 @@ def residual_motion(
 
     gain = smooth(mask * fixed * moving) / jnp.maximum(smooth(mask * moving**2), 1e-3)
     moving = jnp.clip(gain, LEAST_GAIN, LARGEST_GAIN) * moving
-    of_moving, weights = visible_gradients(moving, mask)
-    of_fixed, _ = visible_gradients(fixed, mask)
+    of_moving, of_fixed = (visible_gradients(image, mask)[0] for image in (moving, fixed))
+    weights = window_minimum(mask, 3)
     x, y = (of_moving + of_fixed) / 2
     left = weights * (fixed - moving)[1:-1, 1:-1]
     xx, xy, yy = (smooth(weights * product) for product in (x * x, x * y, y * y))

@@ -69,7 +69,7 @@ def print_registration(console: "Console", record: Mapping[str, Any]) -> None:
         )
     before, after = (words.number(record[k], 3) for k in ("initial_similarity", "similarity"))
     table.add_row("Similarity", before, Text(after, "bold"))
-    table.add_row("Probability that mRPD < 2 mm", "", Text(words.percent(record["probability"])))
+    table.add_row("Probability", "", Text(words.percent(record["probability"])))
     for name, error in record["errors"].items():
         start, end = (words.number(error[k], 2) for k in ("start", "end"))
         table.add_row(f"True {name}", start, Text(end, "bold"))

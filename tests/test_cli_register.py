@@ -174,6 +174,13 @@ def test_what_a_reader_notices_is_told_and_reported(inputs, tmp_path, fake_regis
     assert "&lt;b&gt;is" in (tmp_path / "report.html").read_text()
 
 
+def test_infinity_in_a_configuration_is_refused(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"levels": [{"tolerance": 1e999}]}')
+    with pytest.raises(InputError, match="1e999 is not a number"):
+        read_config(path)
+
+
 def test_configuration_round_trips(tmp_path):
     from jxreg.cli.outputs import config_entries
 

@@ -9,6 +9,7 @@ displayed mirrored (its columns run against the camera's x axis). Numbers have 1
 """
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -232,8 +233,13 @@ def read_json(path: Path, expected: str):
     def refuse(word):
         raise ValueError(f"{word} is not a number in JSON")
 
+    def finite(digits):  # 1e999 is infinite too
+        number = float(digits)
+        return number if math.isfinite(number) else refuse(digits)
+
     with reading(path, expected):
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=refuse, parse_float=finite)
 
 
 _EDIT = "correct the file"

@@ -18,15 +18,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import accuracy
+import jax.numpy as jnp
 import numpy as np
 import timing
 import verdict_cases
-from outcome import outcome, setting
+from outcome import outcome, resumed, setting
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 import jxreg
+from jxreg import evaluation
 
 RIGHT_MM = 2.0
 LEAST_AREA, MOST_FALSE, TRUE = 0.98, 0.01, 0.95
@@ -44,8 +46,7 @@ def is_right(run: dict) -> bool:
 
 def area(probability: np.ndarray, right: np.ndarray) -> float:
     """Area under the ROC curve: how often a right run is more probable than a wrong one."""
-    pairs = probability[right][:, None] - probability[~right]
-    return float(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+    return float(evaluation.auc(jnp.asarray(probability, float), jnp.asarray(right)))
 
 
 def summary(runs: list[dict], probability: np.ndarray | None = None) -> dict:
@@ -118,12 +119,7 @@ def arguments() -> argparse.Namespace:
 def begin(options: argparse.Namespace) -> dict:
     """A new report, or the one that is to be gone on with."""
     new = setting(__doc__ or "") | timing.machine() | {"crop": options.crop, "seed": options.seed}
-    if not options.out.exists():
-        return new
-    report = json.loads(options.out.read_text())
-    if any(report.get(key) != new[key] for key in ("config", "crop", "seed")):
-        raise SystemExit(f"{options.out}: of another configuration, crop or seed; give --out")
-    return report
+    return resumed(options.out, new, ("config", "crop", "seed"))
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import timing
 from bench_register import CAMERA, OFFSET, START, VIEW, bone_landmarks, crop_ends
 from jaxlie import SE3
-from outcome import outcome, setting, summary
+from outcome import outcome, resumed, setting, summary
 from rich.console import Console
 from rich.progress import Progress
 from simulated_xray import materials, simulate
@@ -115,13 +115,7 @@ def begin(options: argparse.Namespace) -> dict:
     """A new report, or the one that is to be gone on with."""
     new = setting(__doc__) | timing.machine()
     new |= {"config_views": repr(VIEWS), "seed": options.seed, "crop_mm": options.crop}
-    if not options.out.exists():
-        return new
-    report = json.loads(options.out.read_text())
-    for key in ("config", "config_views", "seed", "crop_mm"):
-        if report.get(key) != new[key]:
-            raise SystemExit(f"{options.out}: of another {key}; give --out")
-    return report
+    return resumed(options.out, new, ("config", "config_views", "seed", "crop_mm"))
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
 """What the benchmarks of registration write down: a row for each case, rates, and the setting."""
 
+import json
 import platform
 from datetime import UTC, datetime
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -59,3 +61,14 @@ def setting(protocol: str) -> dict:
         "config": repr(jxreg.RegisterConfig()),
         "runs": [],
     }
+
+
+def resumed(path: Path, new: dict, same: tuple[str, ...]) -> dict:
+    """The report in a file, to go on with, or a new one; entries of these names must be alike."""
+    if not path.exists():
+        return new
+    report = json.loads(path.read_text())
+    for key in same:
+        if report.get(key) != new[key]:
+            raise SystemExit(f"{path}: of another {key}; give --out")
+    return report

@@ -24,10 +24,15 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
 from jxreg.camera import Camera, detector_points, pixel_grid
+from jxreg.chords import (
+    PARALLEL,
+    cylinder_interval,
+    dot,
+    frame_between,
+    round_interval,
+    slab_interval,
+)
 from jxreg.errors import InputError
-
-_PARALLEL = 1e-9
-"""Ray components below this (of a segment, in units of the shape's size) count as parallel."""
 
 
 class Primitive(NamedTuple):
@@ -93,13 +98,10 @@ def gaussian(
 def rod(start: Numbers, end: Numbers, radius: ArrayLike, mu: Numbers) -> Shape:
     """Round cylinder between two points in the world [mm]."""
     start, end = jnp.asarray(start, float), jnp.asarray(end, float)
-    length = jnp.linalg.norm(end - start)
-    axis = (end - start) / length
-    axis = jnp.where(axis[2] < 0, -axis, axis)  # the ends may be swapped: no turn by 180 degrees
-    wxyz = jnp.stack([1 + axis[2], -axis[1], axis[0], jnp.zeros_like(length)])
-    rotation = jaxlie.SO3(wxyz / jnp.linalg.norm(wxyz))
+    pose, length = frame_between(start, end)
     radius = jnp.asarray(radius, float)
-    return cylinder((start + end) / 2, jnp.stack([radius, radius, length / 2]), mu, rotation)
+    size = jnp.stack([radius, radius, length / 2])
+    return cylinder(pose.translation(), size, mu, pose.rotation())
 
 
 def shell(
@@ -136,8 +138,8 @@ def line_integral(
     def chord(shape):
         world_from_shape = shape.world_from_shape
         unit_axes = world_from_shape.rotation().as_matrix() / shape.size
-        origin = _dot(start - world_from_shape.translation(), unit_axes)
-        direction = _dot(end - start, unit_axes)
+        origin = dot(start - world_from_shape.translation(), unit_axes)
+        direction = dot(end - start, unit_axes)
         return length * shape.primitive.line_integral(origin, direction)
 
     return _sum_over_shapes(phantom, chord)
@@ -198,36 +200,13 @@ def _sum_over_shapes(phantom: Phantom, function) -> Array:
     return sum(parts[1:], start=parts[0])
 
 
-def _dot(vector, other):
-    """The product vector @ other, spelled out: with millions of them XLA is six times as fast."""
-    return sum((vector[i] * other[i] for i in range(1, len(vector))), start=vector[0] * other[0])
-
-
 def _clipped(near, far):
     """Length of the interval from `near` to `far` within 0..1; empty intervals count zero."""
     return jnp.maximum(jnp.clip(far, 0, 1) - jnp.clip(near, 0, 1), 0)
 
 
-def _round_interval(u, e):
-    """Where |u + t e| <= 1, as (near, far); near == far where the ray misses."""
-    alpha = jnp.maximum(_dot(e, e), _PARALLEL**2)
-    closest = -_dot(e, u) / alpha
-    # Not the discriminant: from 1000 mm away, a small shape would drown in its rounding.
-    nearest = u + closest * e
-    depth = 1 - _dot(nearest, nearest)
-    half = jnp.where(depth > 0, jnp.sqrt(jnp.where(depth > 0, depth, 1) / alpha), 0)
-    return closest - half, closest + half
-
-
-def _slab_interval(u, e):
-    """Where every |u_i + t e_i| <= 1, as (near, far)."""
-    e = jnp.where(jnp.abs(e) < _PARALLEL, _PARALLEL, e)
-    first, second = (-1 - u) / e, (1 - u) / e
-    return jnp.minimum(first, second).max(), jnp.maximum(first, second).min()
-
-
 def _ellipsoid_integral(u, e):
-    return _clipped(*_round_interval(u, e))
+    return _clipped(*round_interval(u, e))
 
 
 def _ellipsoid_density(x, y, z):
@@ -235,7 +214,7 @@ def _ellipsoid_density(x, y, z):
 
 
 def _box_integral(u, e):
-    return _clipped(*_slab_interval(u, e))
+    return _clipped(*slab_interval(u, e))
 
 
 def _box_density(x, y, z):
@@ -243,8 +222,7 @@ def _box_density(x, y, z):
 
 
 def _cylinder_integral(u, e):
-    side, caps = _round_interval(u[:2], e[:2]), _slab_interval(u[2:], e[2:])
-    return _clipped(jnp.maximum(side[0], caps[0]), jnp.minimum(side[1], caps[1]))
+    return _clipped(*cylinder_interval(u, e))
 
 
 def _cylinder_density(x, y, z):
@@ -252,12 +230,12 @@ def _cylinder_density(x, y, z):
 
 
 def _gaussian_integral(u, e):
-    norm = jnp.sqrt(jnp.maximum(_dot(e, e), _PARALLEL**2))
-    along = _dot(e, u) / norm
+    norm = jnp.sqrt(jnp.maximum(dot(e, e), PARALLEL**2))
+    along = dot(e, u) / norm
     across = u - along * e / norm
     erf = jax.scipy.special.erf
     inside = erf((norm + along) / np.sqrt(2.0)) - erf(along / np.sqrt(2.0))
-    return np.sqrt(np.pi / 2) / norm * jnp.exp(-0.5 * _dot(across, across)) * inside
+    return np.sqrt(np.pi / 2) / norm * jnp.exp(-0.5 * dot(across, across)) * inside
 
 
 def _gaussian_density(x, y, z):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from jxreg.cli.exposure import PhysicsOptions, Simulated, check_physics, simulated
 from jxreg.cli.options import (
     CameraOptions,
     PoseOptions,
@@ -34,16 +35,18 @@ def run_render(
     mirrored: bool = False,
     quadrature: Literal["trilinear", "joseph", "siddon"] = "trilinear",
     step_mm: float | None = None,
+    physics: PhysicsOptions = PhysicsOptions(),
     reading: VolumeOptions = VolumeOptions(),
 ) -> int:
-    """Render a DRR of a CT as a C-arm would see it.
+    """Render a DRR of a CT as a C-arm would see it, or with --physics an X-ray.
 
     Beside drr.png go drr.json, its pose and camera, which --pose and --camera read, and
     drr.about.json: inputs with their sha256, settings, versions.
 
     Args:
         volume: CT: NIfTI, NRRD, MHA, or a folder of DICOM slices.
-        out: Image: .png (16 bit), .npy, .nii or .nii.gz (where the detector stood), .dcm (XA).
+        out: Image: .png (16 bit), .npy, .nii or .nii.gz (where the detector stood), .dcm (XA, of
+            an X-ray DX).
         pose: Where the C-arm stands.
         camera: Its geometry; by default that of the pose file, whose numbers the options overrule,
             else 1020 mm from source to detector and 280 mm of detector.
@@ -52,6 +55,7 @@ def run_render(
             file too, whatever it says.
         quadrature: How the line integral is taken.
         step_mm: Step of `trilinear` [mm]; by default the smallest voxel side.
+        physics: Spectrum, detector, noise and scatter.
         reading: What to take from the volume's file, and what its numbers mean.
     """
     from jxreg.cli.console import progress_console, result_console, step
@@ -59,6 +63,7 @@ def run_render(
 
     _check_ending(out)
     check_pose_options(pose)
+    check_physics(physics)
     integrate = _integrate(quadrature, step_mm)
     console = progress_console()
     made = _camera(camera, pose, size, mirrored)
@@ -67,14 +72,16 @@ def run_render(
     placed = pose_of(pose, loaded, source_to_isocenter=0.69 * float(made.sdd))
     check_pose("pose", placed, made, loaded)
     with step(console, f"render {made.image_size[0]} x {made.image_size[1]} ({quadrature})"):
-        image = _rendered(loaded, made, placed, integrate)
+        shot = simulated(loaded, made, placed, integrate, physics) if physics.physics else None
+        image = _rendered(loaded, made, placed, integrate) if shot is None else shot.attenuation
     about = {
         "inputs": [input_entry("volume", volume)],
         "quadrature": quadrature,
         "step_mm": step_mm,
         "attenuation": [float(image.min()), float(image.max())],
+        **({} if shot is None else {"physics": shot.about}),
     }
-    _write(out, image, made, placed, loaded.isocenter, about)
+    _write(out, image, made, placed, loaded.isocenter, about, shot)
     result_console().print(str(out), soft_wrap=True, markup=False)
     return 0
 
@@ -165,9 +172,15 @@ def _check_ending(out: Path) -> None:
 
 
 def _write(
-    out: Path, image, camera: "Camera", pose: "jaxlie.SE3", isocenter: "Array", about: dict
+    out: Path,
+    image,
+    camera: "Camera",
+    pose: "jaxlie.SE3",
+    isocenter: "Array",
+    about: dict,
+    shot: Simulated | None,
 ) -> None:
-    from jxreg.cli.dicom_output import write_xa
+    from jxreg.cli.dicom_output import write_dx, write_xa
     from jxreg.io import save_pose, write_atomic, write_nifti, write_npy, write_png
     from jxreg.io.pose_file import json_bytes
     from jxreg.report import versions
@@ -176,6 +189,8 @@ def _write(
         write_png(out, image)
     elif out.suffix == ".npy":
         write_npy(out, image)
+    elif out.suffix == ".dcm" and shot is not None:
+        write_dx(out, shot.numbers, camera, pose, isocenter, shot.technique)
     elif out.suffix == ".dcm":
         write_xa(out, image, camera, pose, isocenter)
     else:

@@ -11,11 +11,10 @@ theorem for the moments of a compound Poisson process.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jxreg.precision import full_precision
+from jxreg.physics.beam import attenuation
 
 
 class Response(NamedTuple):
@@ -53,26 +52,23 @@ def variance_weights(photons: Float[Array, " bins"], response: Response) -> Floa
     return photons * response.absorbed * response.signal**2 / response.swank
 
 
-@full_precision
 def transmitted(
     areas: Float[Array, "materials rows columns"],
     kappa: Float[Array, "materials bins"],
     weights: Float[Array, " bins"],
 ) -> Float[Array, "rows columns"]:
-    """Sum over the spectrum of weight times exp(-kappa . A), one bin after the other.
+    """Sum over the spectrum of weight times exp(-kappa . A), by `beam.attenuation`.
 
     Args:
         areas: Mass of each material on the ray, per area [g/cm2].
         kappa: Mass attenuation of each material in each bin [cm2/g].
         weights: What each bin counts; photons, signal or variance, not negative.
     """
-
-    def add(total, item):
-        weight, coefficients = item
-        return total + weight * jnp.exp(-jnp.tensordot(coefficients, areas, 1)), None
-
-    zero = jnp.zeros(areas.shape[1:], areas.dtype)
-    return jax.lax.scan(add, zero, (weights.astype(areas.dtype), kappa.T.astype(areas.dtype)))[0]
+    kappa, weights = kappa.astype(areas.dtype), weights.astype(areas.dtype)
+    smallest = jnp.finfo(areas.dtype).tiny  # a bin without photons has no logarithm
+    total = weights.sum()
+    shares = jnp.log(jnp.maximum(weights / total, smallest))
+    return total * jnp.exp(-attenuation(areas, kappa, shares))
 
 
 def signal_of(

@@ -1,0 +1,208 @@
+"""`jxreg render --physics`: a CT exposed to a tube's spectrum, as a detector sees it."""
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import jaxlie
+    import numpy as np
+    from jaxtyping import Array, Float
+
+    from jxreg.camera import Camera
+    from jxreg.cli.dicom_output import Technique
+    from jxreg.drr import Integrate
+    from jxreg.physics.exposure import Setup
+    from jxreg.physics.signal import Response
+    from jxreg.volume import Volume
+
+BONE_HU = (150.0, 1500.0)
+"""No bone below, nothing else above; between them a smooth mixture."""
+REFERENCE_KEV = 60.0
+"""Energy of a volume's attenuation."""
+ELECTRONIC_KEV = 300.0
+"""Noise of the electronics of a flat panel, about that of five photons."""
+
+
+@dataclass(frozen=True)
+class PhysicsOptions:
+    """An X-ray instead of a DRR: spectrum, detector, noise, scatter."""
+
+    physics: bool = False
+    """Simulate an X-ray: tube, beam hardening, detector. The options below need this one."""
+    kvp: float | None = None
+    """Tube voltage, 40 to 150 [kV]; 80 by default."""
+    filter: tuple[tuple[str, float], ...] | None = None
+    """Material and thickness of each filter [mm]; by default aluminium 3."""
+    mas: float | None = None
+    """Tube current times exposure time [mAs]; 1 by default."""
+    noise: int | None = None
+    """Seed of quantum and electronic noise; without it the image has none."""
+    scatter: float | None = None
+    """Scatter over primary in the patient's shadow; none by default."""
+    grid: bool = False
+    """Put an anti-scatter grid in front of the detector."""
+    focal_spot: float | None = None
+    """Width of the focal spot [mm]; a point by default."""
+    resolution: float | None = None
+    """Frequency at which the detector transfers half of the contrast [1/mm]; no blur by default."""
+    heel: bool = False
+    """Let the anode, on the right of the beam, take some of it."""
+    counting: bool = False
+    """Count photons instead of integrating their energy in 0.55 mm of caesium iodide."""
+
+
+class Simulated(NamedTuple):
+    """A simulated X-ray."""
+
+    attenuation: "Float[np.ndarray, 'rows columns']"
+    """Against an exposure without the patient; absolute."""
+    numbers: "Float[np.ndarray, 'rows columns']"
+    """What a 16-bit detector stores, proportional to what arrived."""
+    technique: "Technique"
+    about: dict[str, Any]
+    """Settings and what follows from them, for the record."""
+
+
+def check_physics(options: PhysicsOptions) -> None:
+    """Refuses options of the simulation without --physics, and impossible numbers.
+
+    Raises:
+        InputError: Such an option.
+    """
+    from jxreg.errors import InputError
+
+    given = [f.name for f in fields(options) if getattr(options, f.name) != f.default]
+    if given and not options.physics:
+        option = "--" + given[0].replace("_", "-")
+        raise InputError(option, "given for a DRR", "--physics beside it", "add it")
+    for name, lowest in (("scatter", 0.0), ("noise", 0)):
+        value = getattr(options, name)
+        if value is not None and not lowest <= value < float("inf"):
+            raise InputError(f"--{name}", f"{value:g}", "0 or more", "correct it")
+    for name in ("focal_spot", "resolution", "mas"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < float("inf"):
+            option = "--" + name.replace("_", "-")
+            raise InputError(option, f"{value:g}", "a positive number", "correct it")
+
+
+def simulated(
+    volume: "Volume",
+    camera: "Camera",
+    pose: "jaxlie.SE3",
+    integrate: "Integrate | None",
+    options: PhysicsOptions,
+) -> Simulated:
+    """An X-ray of a CT.
+
+    Args:
+        volume: Attenuation at 60 keV [1/mm].
+        camera: Geometry.
+        pose: Extrinsic, `camera_from_world`.
+        integrate: Quadrature; None for the default of `render`.
+        options: The exposure.
+
+    Raises:
+        InputError: The voltage is out of range, or a filter is unknown.
+    """
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jxreg.cli.dicom_output import Technique
+    from jxreg.physics import half_value_layer, mass_attenuation, mean_energy, tube_spectrum
+    from jxreg.physics.exposure import exposed, primary_signal
+    from jxreg.physics.readout import digitised, full_scale
+    from jxreg.physics.signal import attenuation_of
+
+    kvp, mas = options.kvp or 80.0, options.mas or 1.0
+    filters = options.filter or (("aluminium", 3.0),)
+    spectrum = tube_spectrum(kvp, filters, mas)
+    response = _response(options, spectrum.energies)
+    setup = _setup(options, camera, float(pose.apply(volume.isocenter)[2]))
+    areas = _areas(volume, camera, pose, integrate)
+    kappa = np.stack([mass_attenuation(of, spectrum.energies) for of in _tissues()])
+    photons = jnp.asarray(spectrum.photons, areas.dtype)
+    primary = primary_signal(
+        areas, jnp.asarray(kappa, areas.dtype), photons, response, camera, setup
+    )
+    expected = exposed(primary, camera, setup)
+    signal = _with_noise(options, expected, camera, setup)
+    numbers = digitised(signal, full_scale(expected.reference))
+    about = {
+        "kvp": kvp,
+        "mas": mas,
+        "filters": [list(item) for item in filters],
+        "mean_kev": mean_energy(spectrum),
+        "half_value_layer_mm_al": half_value_layer(spectrum),
+        "detector": "counting" if options.counting else "CsI, energy-integrating",
+        "open_field": float(expected.reference.max()),
+        "noise_seed": options.noise,
+        "scatter_to_primary": options.scatter or 0.0,
+        "grid": options.grid,
+        "focal_spot_mm": options.focal_spot or 0.0,
+        "half_transfer_per_mm": options.resolution,
+        "heel": options.heel,
+    }
+    technique = Technique(kvp, mas, tuple(filters), options.focal_spot or 0.0, options.grid)
+    attenuation = np.asarray(attenuation_of(signal, expected.reference))
+    return Simulated(attenuation, np.asarray(numbers), technique, about)
+
+
+def _tissues():
+    from jxreg.physics import material
+
+    return material("soft"), material("bone")
+
+
+def _areas(volume: "Volume", camera: "Camera", pose, integrate) -> "Float[Array, '2 rows columns']":
+    """Soft tissue and bone on each ray [g/cm2]; at 60 keV they attenuate as the volume does."""
+    import jax
+    import numpy as np
+
+    from jxreg.drr import render
+    from jxreg.physics import mass_attenuation
+    from jxreg.volume import MU_WATER, Volume
+
+    mu = np.asarray(volume.mu)
+    low, high = BONE_HU
+    ramp = np.clip((1000 * (mu / MU_WATER - 1) - low) / (high - low), 0, 1)
+    bone = ramp**2 * (3 - 2 * ramp)
+    soft_kappa, bone_kappa = (float(mass_attenuation(of, REFERENCE_KEV)) for of in _tissues())
+    density = 10 * mu / (soft_kappa + bone * (bone_kappa - soft_kappa))
+    channels = np.stack([density * (1 - bone), density * bone])
+    densities = Volume.from_array(channels, volume.affine, volume.isocenter, pyramid_mm=())
+    march = jax.jit(lambda v, c, p: render(v, c, p, integrate))
+    return 0.1 * march(densities, camera, pose)
+
+
+def _response(options: PhysicsOptions, energies) -> "Response":
+    from jxreg.physics.response import counting, scintillator
+
+    return counting(energies, threshold_kev=20.0) if options.counting else scintillator(energies)
+
+
+def _setup(options: PhysicsOptions, camera: "Camera", source_to_object: float) -> "Setup":
+    from jxreg.physics.blur import focal_spot, of_half_frequency
+    from jxreg.physics.exposure import Setup
+    from jxreg.physics.field import Heel
+    from jxreg.physics.scatter import Grid, Scatter
+
+    spot, frequency = options.focal_spot, options.resolution
+    return Setup(
+        heel=Heel() if options.heel else None,
+        focal_spot=focal_spot(spot, spot, source_to_object, camera.sdd) if spot else None,
+        scatter=Scatter(ratio=options.scatter) if options.scatter else None,
+        grid=Grid() if options.grid else None,
+        transfer=of_half_frequency(frequency) if frequency else None,
+        electronic_noise=None if options.counting else ELECTRONIC_KEV,
+    )
+
+
+def _with_noise(options: PhysicsOptions, expected, camera: "Camera", setup: "Setup") -> "Array":
+    import jax
+
+    from jxreg.physics.exposure import drawn
+
+    if options.noise is None:
+        return expected.mean
+    return drawn(jax.random.key(options.noise), expected, camera, setup)

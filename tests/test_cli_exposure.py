@@ -1,0 +1,73 @@
+"""`jxreg render --physics`: files, what their headers tell, and what is refused."""
+
+import json
+
+import jax
+import numpy as np
+import pydicom
+import pytest
+from cli_inputs import REGISTER
+
+from jxreg.cli import main
+from jxreg.io import load_camera, load_frames, load_pose, load_volume
+
+pytest_plugins = ["cli_inputs"]
+
+VIEW = "--primary-degrees 30 --secondary-degrees -15 --source-to-isocenter 650 --sdd 990"
+VIEW += " --size 32 32 --pixel-spacing 8 9 --mirrored"
+
+
+def render(inputs, out, *words):
+    code = main(["render", str(inputs / "ct.nii.gz"), "--out", str(out), *VIEW.split(), *words])
+    return code, out
+
+
+def test_a_dx_image_has_the_camera_the_start_and_the_technique(inputs, tmp_path):
+    words = "--physics --kvp 90 --filter aluminium 3 copper 0.1 --mas 2 --noise 1 --scatter 0.4"
+    words += " --grid --focal-spot 0.6 --resolution 0.1 --heel"
+    code, path = render(inputs, tmp_path / "xray.dcm", *words.split())
+    assert code == 0
+    frames, camera = load_frames(path), load_camera(tmp_path / "xray.json")
+    np.testing.assert_allclose(frames.camera.intrinsic[0], camera.intrinsic, rtol=1e-5)
+    np.testing.assert_allclose(frames.camera.sdd[0], camera.sdd)
+    pose = load_pose(tmp_path / "xray.json")
+    volume = load_volume(inputs / "ct.nii.gz")
+    start = REGISTER.initial_pose(volume, jax.tree.map(lambda x: x[0], frames))
+    np.testing.assert_allclose(start.as_matrix(), pose.as_matrix(), atol=1e-2)  # mm at 650 mm
+    tags = pydicom.dcmread(path)
+    assert (tags.Modality, float(tags.KVP), int(tags.ExposureInuAs)) == ("DX", 90.0, 2000)
+    assert tags.pixel_array.max() < 65535  # the open field is at 80 %
+    about = json.loads((tmp_path / "xray.about.json").read_text())["physics"]
+    assert about["scatter_to_primary"] == 0.4
+    assert 50 < about["mean_kev"] < 55
+
+
+def test_a_png_keeps_absolute_attenuation_that_the_seed_repeats(inputs, tmp_path):
+    shots = {}
+    for name, words in {"clear": "", "noisy": "--noise 3", "again": "--noise 3"}.items():
+        mas = "--physics --mas 0.01"
+        code, path = render(inputs, tmp_path / f"{name}.png", *mas.split(), *words.split())
+        assert code == 0
+        shots[name] = np.asarray(load_frames(path, camera=tmp_path / f"{name}.json").image[0])
+    assert np.abs(shots["clear"].min()) < 1e-3  # air beside the balls
+    assert 1.5 < shots["clear"].max() < 5  # 120 mm of water and some bone
+    np.testing.assert_array_equal(shots["noisy"], shots["again"])
+    assert 1e-4 < np.std(shots["noisy"] - shots["clear"]) < 0.1
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        ("--kvp 90", "--kvp"),
+        ("--grid", "--grid"),
+        ("--physics --kvp 300", "kV"),
+        ("--physics --filter unobtainium 1", "unobtainium"),
+        ("--physics --scatter -1", "--scatter"),
+        ("--physics --focal-spot 0", "--focal-spot"),
+    ],
+)
+def test_what_is_refused(words, told, inputs, tmp_path, capsys):
+    code, path = render(inputs, tmp_path / "xray.png", *words.split())
+    assert code == 3
+    assert told in capsys.readouterr().err
+    assert not path.exists()

@@ -1,11 +1,14 @@
 """What the tests of the renderers compare with: NumPy integrals, random volumes, views."""
 
+import functools
 import itertools
 
+import jax
 import jax.numpy as jnp
 import jaxlie
 import numpy as np
 
+from jxreg import drr
 from jxreg.camera import Camera, detector_points, pixel_grid
 from jxreg.pose import from_carm
 from jxreg.volume import Volume
@@ -14,6 +17,19 @@ from jxreg.volume import Volume
 SHEARED = np.array(
     [[2.9, 0.4, -0.5, 0.0], [-0.3, 2.2, 0.6, 0.0], [0.5, -0.2, 3.6, 0.0], [0, 0, 0, 1]]
 )
+INTEGRATE = {
+    "trilinear": drr.trilinear(),
+    "fine": drr.trilinear(0.1),
+    "siddon": drr.siddon(),
+    "joseph": drr.joseph(),
+}
+KINDS = ("trilinear", "siddon", "joseph")
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def rendered(volume, camera, pose, kind):
+    """A DRR; compiled once for all tests that ask for the same sizes."""
+    return drr.render(volume, camera, pose, INTEGRATE[kind])
 
 
 def centred(shape, affine) -> np.ndarray:

@@ -11,7 +11,18 @@ import jax.numpy as jnp
 import jaxlie
 import numpy as np
 import pytest
-from drr_oracles import axis_orders, centred, exact_image, looking_along, random_volume, rms, view
+from drr_oracles import (
+    INTEGRATE,
+    KINDS,
+    axis_orders,
+    centred,
+    exact_image,
+    looking_along,
+    random_volume,
+    rendered,
+    rms,
+    view,
+)
 
 from jxreg import drr, phantoms
 from jxreg.camera import pixel_grid
@@ -20,21 +31,7 @@ from jxreg.phantoms import exact_drr, voxelise
 from jxreg.pose import perturb
 from jxreg.volume import Volume
 
-INTEGRATE = {
-    "trilinear": drr.trilinear(),
-    "fine": drr.trilinear(0.1),
-    "siddon": drr.siddon(),
-    "joseph": drr.joseph(),
-}
-KINDS = ("trilinear", "siddon", "joseph")
-
-
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def rendered(volume, camera, pose, kind):
-    return drr.render(volume, camera, pose, INTEGRATE[kind])
 
 
 def blobs():

@@ -14,15 +14,13 @@ import jax.numpy as jnp
 import jaxlie
 import numpy as np
 import pytest
-from drr_oracles import random_volume, view
+from drr_oracles import INTEGRATE, KINDS, random_volume, view
 
 from jxreg import drr
 from jxreg.camera import Camera
 from jxreg.pose import perturb
 from jxreg.volume import Volume
 
-INTEGRATE = {"trilinear": drr.trilinear(), "siddon": drr.siddon(), "joseph": drr.joseph()}
-KINDS = tuple(INTEGRATE)
 PARAMETERS = 6 + 4 + 1
 SHAPE = (7, 8, 6)
 
@@ -35,6 +33,7 @@ def scene():
     return random_volume(SHAPE), *view((5, 6), width=60.0)
 
 
+@functools.partial(jax.jit, static_argnums=0)  # traced once for all transformations below
 def image(kind, parameters, start, volume):
     """DRR from a twist, focal lengths, principal point, and SDD."""
     _, camera, pose = scene()
@@ -121,6 +120,7 @@ def test_reverse_mode_equals_forward_mode_beside_empty_and_broken_lanes(kind):
     np.testing.assert_array_equal(broken[:2], good[:2])
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def volume_loss(kind, mu, weights):
     volume, camera, pose = scene()
     shown = drr.render(Volume(mu, volume.affine, volume.isocenter), camera, pose, INTEGRATE[kind])
@@ -154,6 +154,7 @@ def test_gradients_of_the_volume_batch_over_poses_and_volumes(kind):
     poses = jnp.stack([jnp.asarray(STARTS["moved"]), jnp.asarray(STARTS["here"])])
     volumes = jnp.stack([volume.mu, volume.mu**2 * 30])
 
+    @jax.jit
     def loss(mu, start):
         return (image(kind, jnp.zeros(PARAMETERS), start, replace(volume, mu=mu)) ** 2).sum()
 

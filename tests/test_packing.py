@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drr_oracles import random_volume, view
+from drr_oracles import INTEGRATE, random_volume, rendered, view
 
 from jxreg import drr
 from jxreg.packing import LARGEST, LAYOUTS, PAD, pack, padded
@@ -14,6 +14,16 @@ from jxreg.pose import perturb
 from jxreg.volume import Volume, crop, prepared
 
 SHAPE = (5, 8, 6)
+
+
+@jax.jit
+def extended_and_slopes(volume, camera, pose, faces):
+    """Joseph's DRR of a volume that goes on beyond `faces`, and its slopes by the pose."""
+
+    def image(twist):
+        return drr.render(volume, camera, perturb(pose, twist, jnp.zeros(3)), drr.joseph(faces))
+
+    return image(jnp.zeros(6)), jax.jacfwd(image)(jnp.zeros(6))
 
 
 def noise(*channels):
@@ -56,9 +66,10 @@ def test_what_words_cannot_hold_is_not_packed(mu):
 
 
 def test_air_alone_renders_as_nothing():
-    volume = Volume.from_array(np.zeros(SHAPE, np.float32), np.eye(4))
+    air = np.zeros(random_volume().mu.shape, np.float32)
+    volume = Volume.from_array(air, np.eye(4), pyramid_mm=())
     assert volume.packed is not None
-    np.testing.assert_array_equal(drr.render(volume, *view(), drr.joseph()), 0)
+    np.testing.assert_array_equal(rendered(volume, *view(), "joseph"), 0)
 
 
 @pytest.mark.parametrize("kind", ["trilinear", "joseph"])
@@ -69,7 +80,7 @@ def test_packed_and_plain_render_alike(kind):
     for primary in (0.0, 43.0, 90.0, 135.0):
         for secondary in (0.0, 60.0, 89.0):  # each axis is the main one of some views
             scene = view(primary=primary, secondary=secondary)
-            a, b = (drr.render(v, *scene, getattr(drr, kind)()) for v in (volume, plain))
+            a, b = (rendered(v, *scene, kind) for v in (volume, plain))
             # Half a unit in 65535 for each voxel, and the rounding of sums.
             np.testing.assert_allclose(a, b, atol=1.5e-5 * float(b.max()))
 
@@ -82,11 +93,8 @@ def test_packed_and_plain_joseph_have_the_same_slopes(extruded, view_degrees):
     camera, pose = view(primary=primary, secondary=secondary)
     faces = None if extruded is None else jnp.asarray(extruded)
 
-    def image(twist, volume):
-        return drr.render(volume, camera, perturb(pose, twist, jnp.zeros(3)), drr.joseph(faces))
-
-    both = jax.jit(lambda v: (image(jnp.zeros(6), v), jax.jacfwd(image)(jnp.zeros(6), v)))
-    for a, b in zip(both(volume), both(replace(volume)), strict=True):
+    packed, plain = (extended_and_slopes(v, camera, pose, faces) for v in (volume, replace(volume)))
+    for a, b in zip(packed, plain, strict=True):
         assert float(jnp.linalg.norm(a - b)) < 2e-4 * float(jnp.linalg.norm(b))
 
 
@@ -97,7 +105,8 @@ def test_packed_and_plain_trilinear_have_the_same_slopes():
         moved = perturb(pose, twist, jnp.zeros(3))
         return drr.render(volume, camera, moved, drr.trilinear(0.7))
 
-    packed, plain = (jax.jacfwd(image)(jnp.zeros(6), v) for v in (volume, replace(volume)))
+    slopes = jax.jit(jax.jacfwd(image))
+    packed, plain = (slopes(jnp.zeros(6), v) for v in (volume, replace(volume)))
     # A sample that rounding moves to the next cell has the slope of that one.
     assert float(jnp.linalg.norm(packed - plain)) < 2e-3 * float(jnp.linalg.norm(plain))
 
@@ -106,7 +115,7 @@ def test_slices_before_and_behind_a_ray_are_air_in_a_long_thin_volume():
     """The rays of one image need not begin at one slice; who has not begun must read air."""
     volume = random_volume((3, 167, 3))
     camera, pose = view(primary=90.0, secondary=0.0)
-    packed, plain = (drr.render(v, camera, pose, drr.joseph()) for v in (volume, replace(volume)))
+    packed, plain = (rendered(v, camera, pose, "joseph") for v in (volume, replace(volume)))
     np.testing.assert_allclose(packed, plain, atol=1.5e-5 * float(plain.max()))
 
 
@@ -117,7 +126,7 @@ def test_second_derivatives_of_a_packed_volume(kind):
 
     def energy(twist, volume):
         moved = perturb(pose, twist, jnp.zeros(3))
-        return (drr.render(volume, camera, moved, getattr(drr, kind)()) ** 2).sum()
+        return (drr.render(volume, camera, moved, INTEGRATE[kind]) ** 2).sum()
 
     hessian = jax.jit(jax.jacfwd(jax.grad(energy)))
     packed, plain = (hessian(jnp.zeros(6), v) for v in (volume, replace(volume)))
@@ -127,9 +136,9 @@ def test_second_derivatives_of_a_packed_volume(kind):
 def test_a_replaced_volume_is_not_read_from_old_words():
     volume = random_volume()
     doubled = replace(volume, mu=2 * volume.mu)
-    once, twice = (drr.render(v, *view(), drr.joseph()) for v in (volume, doubled))
+    once, twice = (rendered(v, *view(), "joseph") for v in (volume, doubled))
     np.testing.assert_allclose(twice, 2 * once, rtol=1e-4)
-    again = drr.render(prepared(doubled), *view(), drr.joseph())
+    again = rendered(prepared(doubled), *view(), "joseph")
     np.testing.assert_allclose(again, twice, atol=1.5e-5 * float(twice.max()))
 
 
@@ -146,9 +155,9 @@ def test_words_travel_with_the_volume():
 def test_a_batch_of_volumes_has_a_batch_of_words():
     volumes = [random_volume(seed=s) for s in range(3)]
     many = jax.tree.map(lambda *x: jnp.stack(x), *volumes)
-    images = jax.vmap(lambda v: drr.render(v, *view(), drr.joseph()))(many)
+    images = jax.vmap(lambda v: rendered(v, *view(), "joseph"))(many)
     for volume, image in zip(volumes, images, strict=True):
-        alone = drr.render(volume, *view(), drr.joseph())
+        alone = rendered(volume, *view(), "joseph")
         np.testing.assert_allclose(
             image, alone, atol=5e-6 * float(alone.max())
         )  # other order of sums
@@ -157,17 +166,16 @@ def test_a_batch_of_volumes_has_a_batch_of_words():
 def test_the_volume_gradient_is_that_of_the_volume_itself():
     """Differentiated by `mu`, words are not read: they would have no derivative."""
     volume = random_volume()
+    others = pack(3 * volume.mu)  # of another volume
+    assert others is not None
 
-    def total(mu, volume):
-        return (drr.render(replace(volume, mu=mu), *view(), drr.joseph()) ** 2).sum()
-
-    def total_beside_words(mu, volume):
+    def total(mu, words):
         changed = replace(volume, mu=mu)
-        object.__setattr__(changed, "packed", pack(3 * volume.mu))  # of another volume
+        object.__setattr__(changed, "packed", words)
         return (drr.render(changed, *view(), drr.joseph()) ** 2).sum()
 
-    expected = jax.grad(total)(volume.mu, volume)
-    found = jax.grad(total_beside_words)(volume.mu, volume)
+    gradient = jax.jit(jax.grad(total))
+    expected, found = (gradient(volume.mu, words) for words in (None, others))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * float(expected.max()))
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 WHITE = 65535
 """Pixel value of an XA image without an object: 16 bits, proportional to what arrives."""
 
+_DEFINED = {"aluminium": "ALUMINUM"}
+"""Names of materials that DICOM spells in its own way."""
+
 
 class Technique(NamedTuple):
     """How an X-ray was made, as its header tells."""
@@ -58,6 +61,8 @@ def write_xa(
     tags.SOPClassUID = XRayAngiographicImageStorage
     tags.Modality, tags.ImageType = "XA", ["DERIVED", "SECONDARY", "SINGLE PLANE"]
     tags.DerivationDescription = "digitally reconstructed radiograph"
+    tags.RadiationSetting, tags.Laterality = "GR", ""  # of an acquisition that was none
+    tags.KVP = tags.XRayTubeCurrent = tags.ExposureTime = tags.Exposure = ""
     _save(path, tags)
 
 
@@ -95,6 +100,7 @@ def write_dx(
     tags.ImageType = ["DERIVED", "PRIMARY"]
     tags.DerivationDescription = "simulated X-ray"
     tags.RescaleSlope, tags.RescaleIntercept, tags.RescaleType = "1", "0", "US"
+    tags.PresentationLUTShape = "IDENTITY"
     tags.BurnedInAnnotation, tags.LossyImageCompression = "NO", "00"
     tags.ImageLaterality, tags.AnatomicRegionSequence = "U", [Dataset()]
     region = tags.AnatomicRegionSequence[0]
@@ -164,7 +170,7 @@ def _add_technique(tags: "Dataset", technique: Technique) -> None:
     if technique.filters:
         names, lengths = zip(*technique.filters, strict=True)
         tags.FilterType = "FLAT" if len(names) == 1 else "MULTIPLE"
-        tags.FilterMaterial = [name.upper()[:16] for name in names]
+        tags.FilterMaterial = [_DEFINED.get(name, name.upper())[:16] for name in names]
         tags.FilterThicknessMinimum = tags.FilterThicknessMaximum = [_decimal(x) for x in lengths]
     if technique.focal_spot_mm:
         tags.FocalSpots = _decimal(technique.focal_spot_mm)

@@ -24,6 +24,7 @@ from jxreg.drr.coverage import missing_share, silhouette
 from jxreg.drr.rays import voxel_rays
 from jxreg.frame import Frame, add_scatter, downsample, valid_mask, window
 from jxreg.refinement import LeastSquares, RefineTrace, least_squares
+from jxreg.simulation import project, project_rays
 from jxreg.sparse import draw_patches, sparse_similarity
 from jxreg.volume import Volume, coarsest
 
@@ -339,8 +340,7 @@ def _climb(
 
 def _drr(scene: Scene, pose: jaxlie.SE3) -> Float[Array, "rows columns"]:
     """The volume as the X-ray would show it: what the scan has cut off goes on as the cut face."""
-    image = drr.render(scene.volume, scene.frame.camera, pose, drr.joseph(scene.cut))
-    return image if image.ndim == 2 else image.sum(0)
+    return project(scene.volume, scene.frame.camera, pose, drr.joseph(scene.cut))
 
 
 def _patches(
@@ -349,8 +349,7 @@ def _patches(
     """What `predict` gives for one volume, at some pixels (u, v) only."""
     rays = pixels.reshape(-1, 2).astype(scene.frame.image.dtype)
     camera, integrate = scene.frame.camera, drr.joseph(scene.cut)
-    image = drr.render_rays(scene.volume, camera, pose, rays, integrate)
-    image = (image if image.ndim == 1 else image.sum(0)).reshape(pixels.shape[:-1])
+    image = project_rays(scene.volume, camera, pose, rays, integrate).reshape(pixels.shape[:-1])
     if scene.background is None:
         return image
     return image + scene.background[pixels[..., 1], pixels[..., 0]]

@@ -48,14 +48,14 @@ def split(
     if rest:
         whole = select_labels(volume, labels, chosen)
         others = np.asarray(volume.mu) - np.asarray(whole.mu)
-        bodies.append(_own(Volume.from_array(others, volume.affine)))
+        bodies.append(_own(Volume.from_array(others, volume.affine, beam=volume.beam)))
     return tuple(bodies)
 
 
 def _own(volume: Volume) -> Volume:
     """The volume without air around it; its isocenter is in its middle."""
     small = crop_air(volume)
-    return Volume.from_array(np.asarray(small.mu), small.affine)
+    return Volume.from_array(np.asarray(small.mu), small.affine, beam=small.beam)
 
 
 def register_bodies(

@@ -6,7 +6,7 @@ voxel centres; outside the grid there is air.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Self, no_type_check
+from typing import NamedTuple, Self, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,16 @@ MU_WATER = 0.02059
 """Linear attenuation of water at 60 keV [1/mm] (NIST XCOM)."""
 
 
+class Beam(NamedTuple):
+    """A spectrum as a detector sees it, and how what is in its way attenuates each part of it."""
+
+    kappa: Float[np.ndarray, "m n"] | Float[Array, "m n"]
+    """Coefficient of each material in each part: mass attenuation [cm^2/g] for area densities, or
+    relative to the attenuation in a volume's channels."""
+    log_weights: Float[np.ndarray, " n"] | Float[Array, " n"]
+    """Logarithm of each part's share of the signal in air."""
+
+
 @no_type_check  # JAX rebuilds pytrees from tracers, None and batched leaves
 @dataclass(frozen=True)
 class Volume:
@@ -31,13 +41,16 @@ class Volume:
     """
 
     mu: Float[Array, "*channels x y z"]
-    """Linear attenuation [1/mm], or material densities [g/cm^3] with one channel a material."""
+    """Linear attenuation [1/mm]; channels, such as materials, add up to that of the voxel."""
     affine: Float[Array, "4 4"]
     """World from index: RAS+ [mm] of the voxel centre (i, j, k); may be oblique or sheared."""
     isocenter: Float[Array, "3"]
     """World point [mm] about which poses turn: by default the centre of the grid."""
     coarser: tuple["Volume", ...] = ()
     """The same volume pooled to larger voxels, finest first; the pyramid of `register`."""
+    beam: Beam | None = None
+    """Spectrum that X-rays of the volume are taken with, a coefficient for each channel; None for
+    one energy, at which the channels just add up (`jxreg.simulation`)."""
     packed: Packed | None = field(default=None, init=False)
     """`mu` as the marches read it fastest, 8 bytes a voxel; None if it was not prepared."""
 
@@ -50,6 +63,7 @@ class Volume:
         *,
         pyramid_mm: tuple[float, ...] | None = None,
         prepare: bool = True,
+        beam: Beam | None = None,
     ) -> Self:
         """Volume from an array of attenuation.
 
@@ -62,6 +76,7 @@ class Volume:
                 of the memory of `mu` or less.
             prepare: Whether to pack `mu` for fast rendering, which takes 8 bytes a voxel besides
                 the 4 of `mu`.
+            beam: Spectrum that X-rays of the channels are taken with.
 
         Raises:
             InputError: The array is not 3D (4D with channels), is not finite, has a side of one
@@ -74,7 +89,8 @@ class Volume:
         if isocenter is None:
             centre = (np.array(mu.shape[-3:]) - 1) / 2
             isocenter = affine[:3, :3] @ centre + affine[:3, 3]
-        finest = cls(jnp.asarray(mu), jnp.asarray(affine, float), jnp.asarray(isocenter, float))
+        affine_array, isocenter = jnp.asarray(affine, float), jnp.asarray(isocenter, float)
+        finest = cls(jnp.asarray(mu), affine_array, isocenter, beam=beam)
         if prepare:
             finest = _with_packed(finest, pack(mu))
         if pyramid_mm is None:
@@ -85,11 +101,18 @@ class Volume:
 
 
 def _children(volume: Volume):
-    return volume.mu, volume.affine, volume.isocenter, volume.coarser, volume.packed
+    return (
+        volume.mu,
+        volume.affine,
+        volume.isocenter,
+        volume.coarser,
+        volume.beam,
+        volume.packed,
+    )
 
 
 def _children_with_keys(volume: Volume):
-    names = "mu", "affine", "isocenter", "coarser", "packed"
+    names = "mu", "affine", "isocenter", "coarser", "beam", "packed"
     keys = map(jax.tree_util.GetAttrKey, names)
     return tuple(zip(keys, _children(volume), strict=True)), None
 
@@ -212,7 +235,7 @@ def pool(volume: Volume, factors: tuple[int, int, int]) -> Volume:
     linear = volume.affine[:3, :3]
     affine = volume.affine.at[:3, 3].add(linear @ ((scale - 1) / 2))
     affine = affine.at[:3, :3].multiply(scale)
-    return Volume(mu, affine, volume.isocenter)
+    return Volume(mu, affine, volume.isocenter, beam=volume.beam)
 
 
 @full_precision
@@ -242,7 +265,9 @@ def _rebuilt(volume: Volume, mu: np.ndarray, affine: np.ndarray) -> Volume:
     """A changed volume with a pyramid of the same voxel sizes."""
     sizes = tuple(float(np.mean(np.asarray(spacing(v.affine)))) for v in volume.coarser)
     prepare = volume.packed is not None
-    return Volume.from_array(mu, affine, volume.isocenter, pyramid_mm=sizes, prepare=prepare)
+    return Volume.from_array(
+        mu, affine, volume.isocenter, pyramid_mm=sizes, prepare=prepare, beam=volume.beam
+    )
 
 
 def _check_grid(mu: np.ndarray, affine: np.ndarray) -> None:

@@ -103,7 +103,8 @@ def select_labels(volume: Volume, labels: Labels, keep: Sequence[int | str]) -> 
         InputError: A label does not occur; the message lists those that do.
     """
     kept = _mask(labels, keep)
-    return Volume.from_array(np.asarray(volume.mu) * kept, volume.affine, volume.isocenter)
+    made = np.asarray(volume.mu) * kept
+    return Volume.from_array(made, volume.affine, volume.isocenter, beam=volume.beam)
 
 
 def split_labels(volume: Volume, labels: Labels, groups: Sequence[Sequence[int | str]]) -> Volume:

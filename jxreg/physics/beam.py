@@ -10,7 +10,6 @@ the hardened beam. So value and gradient are running sums over the bins, and not
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,18 +20,10 @@ from jaxtyping import Array, ArrayLike, Float
 from jxreg.errors import InputError
 from jxreg.physics.materials import Material, mass_attenuation
 from jxreg.physics.spectra import Spectrum
+from jxreg.volume import Beam
 
 UNROLLED = 8
 """Bins up to which there is no loop: a reduced spectrum is one pass over the rays."""
-
-
-class Beam(NamedTuple):
-    """A spectrum as a detector sees it, and how the materials in its way attenuate it."""
-
-    kappa: Float[np.ndarray, "m n"] | Float[Array, "m n"]
-    """Mass attenuation coefficient of each material in each bin [cm^2/g]."""
-    log_weights: Float[np.ndarray, " n"] | Float[Array, " n"]
-    """Logarithm of each bin's share of the signal in air."""
 
 
 def beam_of(

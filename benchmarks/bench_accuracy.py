@@ -1,12 +1,12 @@
 """Success and capture range of `register` from the published starts, one view at a time.
 
     python benchmarks/bench_accuracy.py
-    python benchmarks/bench_accuracy.py --cts head --per-bin 1
+    python benchmarks/bench_accuracy.py --cts head --per-bin 1 --far
 
 Protocol (van de Kraats et al., IEEE TMI 24(9), 2005): each file in benchmarks/starts/ holds 80
 views of a CT, every one with a start, 10 in each bin of 10 mm of initial mTRE. An X-ray of the view
 is made by `simulated_xray` from the full CT, and registered from the start with the default
-configuration. A run is a success if its mRPD is below 2 mm. The capture range is the initial mTRE
+configuration, or with `--far` with other starts around the given one (`FAR`). A run is a success if its mRPD is below 2 mm. The capture range is the initial mTRE
 of the first bin, going outwards, with a success rate below 95 %. Runs without a pose are failures.
 The CTs are looked for in `$JXREG_DATA` and must have the checksum of the file of starts. Runs are
 written as they are finished, and a second call goes on where the first one was stopped.
@@ -35,7 +35,10 @@ import jxreg
 from jxreg import evaluation, metrics
 from jxreg.evaluation import Outcome, Protocol
 from jxreg.io.start_file import StartFile, load_starts
+from jxreg.register import FAR, RegisterConfig
 
+CONFIGS = {False: RegisterConfig(), True: RegisterConfig(nearby=FAR)}
+"""By `--far`."""
 ASKED_MM = 60.0
 """Capture range that is asked for."""
 
@@ -48,7 +51,12 @@ def cases(starts: StartFile, per_bin: int) -> list[int]:
 
 
 def run(
-    name: str, starts: StartFile, ct: jxreg.Volume, crop: float, todo: list[int]
+    name: str,
+    starts: StartFile,
+    ct: jxreg.Volume,
+    crop: float,
+    todo: list[int],
+    config: RegisterConfig,
 ) -> Iterator[dict]:
     """Registers each case; the first one of a volume compiles."""
     landmarks, isocenter = (
@@ -62,7 +70,8 @@ def run(
         truth, start = accuracy.pose_and_start(starts, number)
         image = make(jax.random.key(1000 * starts.key + number), two, starts.camera, truth)
         began = time.perf_counter()
-        result = jxreg.register(registered, jxreg.Frame(image, starts.camera), start)
+        frame = jxreg.Frame(image, starts.camera)
+        result = jxreg.register(registered, frame, start, config=config)
         jax.block_until_ready(result)
         seconds = time.perf_counter() - began
         errors = judge(result.pose, truth, landmarks, starts.camera)
@@ -153,7 +162,7 @@ def table(lines: list[dict]) -> Table:
 
 def begin(options: argparse.Namespace, files: dict[str, StartFile]) -> dict:
     """A new report, or the one that is to be gone on with."""
-    new = setting(__doc__) | timing.machine()
+    new = setting(__doc__) | timing.machine() | {"config": repr(CONFIGS[options.far])}
     new["starts"] = {name: accuracy.sha256(options.starts / f"{name}.json") for name in files}
     if not options.out.exists():
         return new
@@ -179,6 +188,7 @@ def arguments() -> argparse.Namespace:
     add("--cts", nargs="+", default=list(accuracy.CTS), help="names of files of starts")
     add("--per-bin", type=int, default=10, help="take so many starts of each bin")
     add("--crops", type=float, nargs="+", default=[0.0], help="cut off at each end of the CT [mm]")
+    add("--far", action="store_true", help="for starts that are 40 mm off and more")
     add("--data", type=Path, default=accuracy.data_folder(), help="folder of the CTs")
     add("--starts", type=Path, default=accuracy.STARTS, help="folder of the files of starts")
     add("--out", type=Path, default=Path("bench_accuracy.json"))
@@ -187,7 +197,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Shows a table; writes everything as JSON."""
-    options, console = arguments(), Console(width=None if os.isatty(1) else 140)
+    options = arguments()
+    config, console = CONFIGS[options.far], Console(width=None if os.isatty(1) else 140)
     files = {name: load_starts(options.starts / f"{name}.json") for name in options.cts}
     report = begin(options, files)
     done = {(run["ct"], run["crop_mm"], run["case"]) for run in report["runs"]}
@@ -201,7 +212,7 @@ def main() -> None:
             bar = progress.add_task(name, total=total, completed=total - left)
             ct = load_ct(options, starts) if left else None
             for crop, numbers in todo.items():
-                for row in run(name, starts, ct, crop, numbers) if numbers else ():
+                for row in run(name, starts, ct, crop, numbers, config) if numbers else ():
                     report["runs"].append(row)
                     timing.write(options.out, json.dumps(report, indent=1))
                     progress.advance(bar)

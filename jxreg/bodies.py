@@ -14,8 +14,8 @@ from jxreg.errors import InputError
 from jxreg.frame import Frame
 from jxreg.io.labels import Labels, select_labels
 from jxreg.register import RegisterConfig, Registration
-from jxreg.rig import Geometry
-from jxreg.views import check_views, rig_of, solve
+from jxreg.rig import Geometry, rig_of
+from jxreg.views import check_views, solve
 from jxreg.volume import Volume, crop_air
 
 BODIES = RegisterConfig(truncated=False)

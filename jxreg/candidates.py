@@ -6,7 +6,8 @@ image is by chance.
 """
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -15,18 +16,28 @@ import jaxlie
 from jaxtyping import Array, Bool, Float, Int
 
 from jxreg import alignment
-from jxreg.alignment import Level, Prior, Scene
+from jxreg.alignment import Level, Prior, Scene, Terms
 from jxreg.drr.coverage import cut_faces
 from jxreg.frame import Frame, square, valid_mask
 from jxreg.precision import full_precision
+from jxreg.rig import (
+    Geometry,
+    Rig,
+    align_rig,
+    body_of,
+    focused,
+    predict_rig,
+    rig_of,
+    rig_scene,
+    settle_rig,
+    stacked,
+)
 from jxreg.volume import Volume
 
-WIDE = Prior(shift=60.0, depth=80.0, rotation=0.5)
-"""How far a candidate may go from where it began."""
 APART = Prior(shift=10.0, depth=40.0, rotation=0.06)
 """Poses that are nearer to each other than this are one optimum."""
-FINEST = 128
-"""Pixels of the square image that the levels are taken from."""
+WINDOW = 128
+"""Pixels of the window around a small volume."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,15 @@ class CompareConfig:
 
     finalists: int = 4
     """Distinct optima that are refined further and returned."""
+    sure: float = 0.15
+    """Lead from which no further round of candidates is tried."""
+    part: bool = False
+    """Whether the volume is but a part of what the image shows, such as a single bone: only what is
+    near its shadow is compared, in a window around it."""
+    finest: int = 128
+    """Pixels of the square image that the levels, or these windows, are taken from."""
+    reach: Prior = Prior(shift=60.0, depth=80.0, rotation=0.5)
+    """How far a candidate may go from where it began."""
     coarse: Level = Level(32, 3, similarity="local_ncc", sigma=0.1, tolerance=0.1)
     """How all candidates are refined: local NCC has a wide basin, and forgives contrast."""
     sieve: Level = Level(64, 2, similarity="local_ncc", sigma=0.03)
@@ -49,10 +69,10 @@ class Found(NamedTuple):
     """Distinct poses that explain an image, the best first."""
 
     pose: jaxlie.SE3
-    """`camera_from_world`; leading axis finalists."""
+    """`camera_from_world`, or of several images `rig_from_world`; leading axis finalists."""
     score: Float[Array, " finalists"]
-    """Fisher z of the similarity times the root of the share of pixels compared. Where there were
-    fewer optima than finalists, some are the same."""
+    """Fisher z of the similarity times the root of the share of the image compared. Where there
+    were fewer optima than finalists, some are the same."""
     similarity: Float[Array, " finalists"]
     kept: Float[Array, " finalists"]
     """Share of the valid pixels that were compared."""
@@ -61,6 +81,27 @@ class Found(NamedTuple):
     lead: Float[Array, ""]
     """Score of the best pose less that of the best one that is another optimum; infinite if there
     is none."""
+    rounds: Int[Array, ""]
+    """How many rounds of candidates were tried."""
+
+
+class Contest(NamedTuple):
+    """How poses are refined, ranked and told apart."""
+
+    refine: Callable[[Level, jaxlie.SE3], jaxlie.SE3]
+    """Poses with a leading axis, at a level."""
+    rank: Callable[[Level, jaxlie.SE3], "Rank"]
+    """One pose at a level."""
+    away: Callable[[jaxlie.SE3, jaxlie.SE3], Float[Array, ""]]
+    """Distance of two poses; below 1 they are one optimum."""
+
+
+class Rank(NamedTuple):
+    """How well a pose explains an image."""
+
+    score: Float[Array, ""]
+    similarity: Float[Array, ""]
+    kept: Float[Array, ""]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "truncated"))
@@ -79,7 +120,8 @@ def compare(
         volume: The patient.
         frame: One image (attenuation) and its camera.
         poses: Starts, `camera_from_world`, with a leading axis: from a search, or a start and its
-            `jxreg.pose.antipodal` where front and back may have been mixed up.
+            `jxreg.pose.antipodal` where front and back may have been mixed up. Or with two leading
+            axes: rounds of starts, each tried only if those before found nothing that is sure.
         config: What to do; static.
         truncated: As in `RegisterConfig`; static.
 
@@ -87,34 +129,140 @@ def compare(
         The finalists, good to a pixel or so of the finer level: `register` takes them as its start.
     """
     cut = cut_faces(volume) if truncated else None
-    finest = square(frame, FINEST)
+    finest = square(frame, config.finest)
 
-    def refined(level: Level, poses: jaxlie.SE3) -> jaxlie.SE3:
-        scene = alignment.scene(volume, finest, cut, level)
-        return jax.vmap(lambda pose: alignment.align(scene, level, pose, pose, WIDE).pose)(poses)
+    def scene(level: Level, pose: jaxlie.SE3):
+        seen = alignment.focus(volume, finest, pose, WINDOW) if config.part else finest
+        return alignment.scene(volume, seen, cut, level)
 
-    def ranked(level: Level, poses: jaxlie.SE3) -> _Rank:
-        scene = alignment.scene(volume, finest, cut, level)
-        return jax.lax.map(functools.partial(_rank, scene, level), poses)
+    def refine(level: Level, poses: jaxlie.SE3) -> jaxlie.SE3:
+        def one(pose):
+            return alignment.align(scene(level, pose), level, pose, pose, config.reach).pose
 
-    candidates = refined(config.coarse, poses)
-    count = min(config.finalists, poses.wxyz_xyz.shape[0])
-    score = ranked(config.sieve, candidates).score
-    chosen = _distinct(candidates, score, count, volume.isocenter)
-    finalists = refined(config.fine, _at(candidates, chosen))
-    ranks = ranked(config.judge, finalists)
-    order = jnp.argsort(-ranks.score)
-    poses, score = _at(finalists, order), ranks.score[order]
-    best = _at(poses, 0)
-    others = ~_near(best, poses, volume.isocenter)
+        return jax.vmap(one)(poses)
+
+    def rank(level: Level, pose: jaxlie.SE3) -> Rank:
+        here = scene(level, pose)
+        terms = alignment.look(here, level, pose, config.reach)
+        return rank_of(terms, valid_mask(here.frame))
+
+    return contest(Contest(refine, rank, _distance(volume, APART)), poses, config)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "truncated"))
+@full_precision
+def compare_views(
+    volume: Volume,
+    frames: tuple[Frame, ...],
+    camera_from_rig: tuple[jaxlie.SE3, ...],
+    poses: jaxlie.SE3,
+    *,
+    config: CompareConfig = CompareConfig(),
+    truncated: bool = True,
+) -> Found:
+    """`compare` for several images taken at once.
+
+    Args:
+        volume: The patient.
+        frames: The images (attenuation), each with its camera.
+        camera_from_rig: Where each camera is in the rig.
+        poses: Starts, `rig_from_world`, with one or two leading axes.
+        config: What to do; static.
+        truncated: As in `RegisterConfig`; static.
+
+    Returns:
+        The finalists, `rig_from_world`; similarity, share and score are means of the images.
+    """
+    cut = cut_faces(volume) if truncated else None
+    squares = tuple(replace(square(frame, config.finest), carm=None) for frame in frames)
+    known, reach = Geometry(), config.reach
+
+    def at(level: Level, pose: jaxlie.SE3) -> tuple[tuple[Scene], Rig]:
+        rig = rig_of((pose,), camera_from_rig)
+        seen = focused((volume,), squares, rig, WINDOW) if config.part else stacked(squares)
+        return (rig_scene(volume, seen, cut, level),), rig
+
+    def refine(level: Level, poses: jaxlie.SE3) -> jaxlie.SE3:
+        def one(pose):
+            scenes, rig = at(level, pose)
+            return body_of(align_rig(scenes, level, rig, rig, known, reach).pose, 0)
+
+        return jax.vmap(one)(poses)
+
+    def rank(level: Level, pose: jaxlie.SE3) -> Rank:
+        scenes, rig = at(level, pose)
+        terms = settle_rig(scenes, level, rig, predict_rig(scenes, rig), reach).views
+        valid = jax.vmap(valid_mask)(scenes[0].frame)
+        return jax.tree.map(jnp.mean, jax.vmap(rank_of)(terms, valid))
+
+    apart = replace(APART, depth=APART.shift)
+    return contest(Contest(refine, rank, _distance(volume, apart)), poses, config)
+
+
+def contest(rules: Contest, poses: jaxlie.SE3, config: CompareConfig) -> Found:
+    """The best of several starts; as `compare`, of whatever the rules are about."""
+    poses = jaxlie.SE3(poses.wxyz_xyz.reshape(-1, *poses.wxyz_xyz.shape[-2:]))
+    rounds, each = poses.wxyz_xyz.shape[:2]
+    count = min(config.finalists, each)
+
+    def ranked(level: Level, poses: jaxlie.SE3) -> Rank:
+        return jax.lax.map(functools.partial(rules.rank, level), poses)
+
+    def one_round(state: _State) -> _State:
+        candidates = rules.refine(config.coarse, _at(poses, state.number))
+        chosen = _distinct(rules, candidates, ranked(config.sieve, candidates).score, count)
+        new = rules.refine(config.fine, _at(candidates, chosen))
+        best = _joined(new, state.best)
+        ranks = jax.tree.map(_appended, ranked(config.judge, new), state.ranks)
+        kept = _distinct(rules, best, ranks.score, count)
+        ends = state.ends.at[state.number].set(candidates.wxyz_xyz)
+        return _State(
+            state.number + 1, ends, _at(best, kept), jax.tree.map(lambda x: x[kept], ranks)
+        )
+
+    def unsure(state: _State):
+        sure = _lead(rules, state) > config.sure  # before the first round the lead is NaN
+        return (state.number < rounds) & ~sure
+
+    nothing = jnp.full(count, -jnp.inf, poses.wxyz_xyz.dtype)
+    anything = jaxlie.SE3(poses.wxyz_xyz[0, :count])
+    state = _State(jnp.int32(0), poses.wxyz_xyz, anything, Rank(nothing, nothing, nothing))
+    last = one_round(state) if rounds == 1 else jax.lax.while_loop(unsure, one_round, state)
+    return _found(rules, last)
+
+
+class _State(NamedTuple):
+    """What the rounds so far have found."""
+
+    number: Int[Array, ""]
+    ends: Float[Array, "rounds each 7"]
+    """Where each candidate that was tried has ended."""
+    best: jaxlie.SE3
+    ranks: Rank
+
+
+def _found(rules: Contest, last: _State) -> Found:
+    order = jnp.argsort(-last.ranks.score)
+    poses, ranks = _at(last.best, order), jax.tree.map(lambda x: x[order], last.ranks)
+    rounds, each = last.ends.shape[:2]
+    tried = jnp.repeat(jnp.arange(rounds) < last.number, each)
+    ends = jaxlie.SE3(last.ends.reshape(-1, 7))
     return Found(
         poses,
-        score,
-        ranks.similarity[order],
-        ranks.kept[order],
-        agreeing=_near(best, candidates, volume.isocenter).sum(),
-        lead=score[0] - jnp.where(others, score, -jnp.inf).max(),
+        ranks.score,
+        ranks.similarity,
+        ranks.kept,
+        agreeing=(_near(rules, _at(poses, 0), ends) & tried).sum(),
+        lead=_lead(rules, last),
+        rounds=last.number,
     )
+
+
+def _lead(rules: Contest, state: _State) -> Float[Array, ""]:
+    """Score of the best pose less that of the best one that is another optimum."""
+    score = state.ranks.score
+    others = ~_near(rules, _at(state.best, score.argmax()), state.best)
+    return score.max() - jnp.where(others, score, -jnp.inf).max()
 
 
 def best_of(found: Found) -> jaxlie.SE3:
@@ -122,36 +270,43 @@ def best_of(found: Found) -> jaxlie.SE3:
     return _at(found.pose, 0)
 
 
-class _Rank(NamedTuple):
-    score: Float[Array, ""]
-    similarity: Float[Array, ""]
-    kept: Float[Array, ""]
-
-
-def _rank(scene: Scene, level: Level, pose: jaxlie.SE3) -> _Rank:
+def rank_of(terms: Terms, valid: Float[Array, "rows columns"]) -> Rank:
     """How unlikely it is that image and DRR agree so well on so many pixels by chance."""
-    terms = alignment.look(scene, level, pose, WIDE)
-    kept = terms.mask.sum() / jnp.maximum(valid_mask(scene.frame).sum(), 1.0)
-    score = jnp.arctanh(jnp.clip(terms.similarity, -0.999, 0.999)) * jnp.sqrt(kept)
-    return _Rank(jnp.where(jnp.isfinite(score), score, -jnp.inf), terms.similarity, kept)
+    kept = terms.mask.sum() / jnp.maximum(valid.sum(), 1.0)
+    score = jnp.arctanh(jnp.clip(terms.similarity, -0.999, 0.999)) * jnp.sqrt(terms.mask.mean())
+    return Rank(jnp.where(jnp.isfinite(score), score, -jnp.inf), terms.similarity, kept)
 
 
-def _distinct(poses: jaxlie.SE3, score, count: int, pivot) -> Int[Array, " count"]:
+def _distance(volume: Volume, unit: Prior) -> Callable[..., Float[Array, ""]]:
+    def away(one: jaxlie.SE3, other: jaxlie.SE3) -> Float[Array, ""]:
+        return jnp.linalg.norm(alignment.departure(one, other, volume.isocenter, unit))
+
+    return away
+
+
+def _distinct(rules: Contest, poses: jaxlie.SE3, score, count: int) -> Int[Array, " count"]:
     """The best of each of the best optima; repeats the first where there are not so many."""
 
     def body(left, _):
         best = jnp.argmax(left)
-        return jnp.where(_near(_at(poses, best), poses, pivot), -jnp.inf, left), best
+        return jnp.where(_near(rules, _at(poses, best), poses), -jnp.inf, left), best
 
     _, chosen = jax.lax.scan(body, score, length=count)
     return chosen
 
 
-def _near(pose: jaxlie.SE3, others: jaxlie.SE3, pivot) -> Bool[Array, " n"]:
+def _near(rules: Contest, pose: jaxlie.SE3, others: jaxlie.SE3) -> Bool[Array, " n"]:
     """Which poses belong to the same optimum."""
-    away = jax.vmap(lambda other: alignment.departure(pose, other, pivot, APART))(others)
-    return jnp.linalg.norm(away, axis=-1) < 1
+    return jax.vmap(lambda other: rules.away(pose, other))(others) < 1
 
 
 def _at(poses: jaxlie.SE3, index: Any) -> jaxlie.SE3:
     return jaxlie.SE3(poses.wxyz_xyz[index])
+
+
+def _appended(a: Array, b: Array) -> Array:
+    return jnp.concatenate([a, b])
+
+
+def _joined(one: jaxlie.SE3, other: jaxlie.SE3) -> jaxlie.SE3:
+    return jaxlie.SE3(_appended(one.wxyz_xyz, other.wxyz_xyz))

@@ -5,17 +5,18 @@ are found by matching the image with each. The best matches are refined and comp
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import jaxlie
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from jxreg import matching
 from jxreg.camera import Camera
-from jxreg.candidates import CompareConfig, Found, compare
+from jxreg.candidates import CompareConfig, Found, compare, compare_views
 from jxreg.drr.coverage import cut_faces
 from jxreg.frame import Frame, square
 from jxreg.matching import Library
@@ -40,12 +41,16 @@ class SearchConfig:
     """Depth about which it looks [mm]; by default that of the center given, or 0.69 of the SDD."""
     depth: float = 150.0
     """Nearer and farther by up to this much [mm]."""
+    pixels: int = 32
+    """Rows and columns of the image in the matching, an even number."""
     directions: int = 160
     """Directions around each center."""
     rolls: int = 5
     depths: int = 4
-    candidates: int = 48
-    """Matches that are refined; as many by each of four measures."""
+    candidates: int = 24
+    """Matches that are refined in a round; as many by each of four measures."""
+    rounds: int = 6
+    """How many rounds of candidates are tried at most, until one is sure."""
     compare: CompareConfig = CompareConfig()
     """How they are refined and compared."""
     truncated: bool = True
@@ -69,19 +74,14 @@ def make_library(
         config: The range; static.
         key: Shifts the sampled directions at random; None leaves them as they are.
     """
-    spread = _spread(config.directions)
-    if key is not None:
-        spread = (spread + np.asarray(jax.random.uniform(key, (2,)))) % 1
-    spread = 2 * spread - 1
-    pairs = jnp.asarray(spread * [config.primary_degrees, config.secondary_degrees], float)
     if around is None:
-        centers = jnp.stack([_facing(c).wxyz for c in config.primary_centers_degrees])
+        centers = _centers(config)
     else:
         centers = around.rotation().wxyz[None]
     depth = config.source_to_isocenter
     if depth is None:
         depth = 0.69 * camera.sdd if around is None else around.apply(volume.isocenter)[2]
-    return _rendered(volume, camera, centers, pairs, jnp.asarray(depth, float), config.truncated)
+    return _library(volume, camera, centers, depth, config, key)
 
 
 def search(
@@ -112,9 +112,62 @@ def search(
     return _search(volume, frame, library, config)
 
 
-@functools.partial(jax.jit, static_argnames="truncated")
+def search_views(
+    volume: Volume,
+    frames: Sequence[Frame],
+    camera_from_rig: Sequence[jaxlie.SE3],
+    around: jaxlie.SE3 | None = None,
+    *,
+    config: SearchConfig = SearchConfig(),
+    key: PRNGKeyArray | None = None,
+) -> Found:
+    """Finds poses that explain several images taken at once, without a start.
+
+    Every image proposes candidates; all are compared in all images.
+
+    Args:
+        volume: The patient.
+        frames: The images (attenuation), each with its camera; they may differ in size.
+        camera_from_rig: Where each camera is in the rig.
+        around: Center of the range, `rig_from_world`; by default the centers of the configuration
+            for the first camera.
+        config: Where to look and how hard; static. The range holds for each camera.
+        key: As in `search`.
+
+    Returns:
+        The finalists, `rig_from_world`: `register_views` refines them.
+    """
+    libraries = []
+    for frame, place in zip(frames, camera_from_rig, strict=True):
+        if around is None:
+            first = (place @ camera_from_rig[0].inverse()).rotation()
+            centers = jax.vmap(lambda c, first=first: (first @ jaxlie.SO3(c)).wxyz)(
+                _centers(config)
+            )
+            depth = 0.69 * frame.camera.sdd
+        else:
+            centers = (place @ around).rotation().wxyz[None]
+            depth = (place @ around).apply(volume.isocenter)[2]
+        if config.source_to_isocenter is not None:
+            depth = config.source_to_isocenter
+        libraries.append(_library(volume, frame.camera, centers, depth, config, key))
+    return _search_views(volume, tuple(frames), tuple(camera_from_rig), tuple(libraries), config)
+
+
+def _library(volume: Volume, camera: Camera, centers, depth, config: SearchConfig, key) -> Library:
+    spread = _spread(config.directions)
+    if key is not None:
+        spread = (spread + np.asarray(jax.random.uniform(key, (2,)))) % 1
+    spread = 2 * spread - 1
+    pairs = jnp.asarray(spread * [config.primary_degrees, config.secondary_degrees], float)
+    return _rendered(volume, camera, centers, pairs, jnp.asarray(depth, float), config)
+
+
+@functools.partial(jax.jit, static_argnames="config")
 @full_precision
-def _rendered(volume: Volume, camera: Camera, centers, pairs, depth, truncated: bool) -> Library:
+def _rendered(
+    volume: Volume, camera: Camera, centers, pairs, depth, config: SearchConfig
+) -> Library:
     def orientation(center, pair):
         primary, secondary = jnp.deg2rad(pair)
         tilt = jaxlie.SO3.from_x_radians(-secondary) @ jaxlie.SO3.from_y_radians(primary)
@@ -122,10 +175,11 @@ def _rendered(volume: Volume, camera: Camera, centers, pairs, depth, truncated: 
 
     each = jax.vmap(jax.vmap(orientation, in_axes=(None, 0)), in_axes=(0, None))(centers, pairs)
     blank = Frame(jnp.zeros(camera.image_size), camera)
-    small = square(blank, matching.PIXELS).camera
-    cut = cut_faces(volume) if truncated else None
+    small = square(blank, config.pixels).camera
+    cut = cut_faces(volume) if config.truncated else None
     orientations = jaxlie.SO3(each.wxyz.reshape(-1, 4))
-    return matching.make_library(volume, cut, small, orientations, depth)
+    part = config.compare.part
+    return matching.make_library(volume, cut, small, orientations, depth, part=part)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -135,15 +189,40 @@ def _search(volume: Volume, frame: Frame, library: Library, config: SearchConfig
     return compare(volume, frame, seeds, config=config.compare, truncated=config.truncated)
 
 
+@functools.partial(jax.jit, static_argnames="config")
+@full_precision
+def _search_views(volume: Volume, frames, cameras, libraries, config: SearchConfig) -> Found:
+    seeds = []
+    for frame, place, library in zip(frames, cameras, libraries, strict=True):
+        seen = _seeds(volume, frame, library, config)
+        rig_from_camera = place.inverse()
+        in_rig = jax.vmap(jax.vmap(lambda p, r=rig_from_camera: (r @ jaxlie.SE3(p)).wxyz_xyz))
+        seeds.append(in_rig(seen.wxyz_xyz))
+    poses = jaxlie.SE3(jnp.concatenate(seeds, axis=1))
+    return compare_views(
+        volume, frames, cameras, poses, config=config.compare, truncated=config.truncated
+    )
+
+
 def _seeds(volume: Volume, frame: Frame, library: Library, config: SearchConfig) -> jaxlie.SE3:
-    """The best matches by each measure, as many of each."""
+    """The best matches by each measure, as many of each, in rounds."""
     rolls = jnp.deg2rad(config.roll_degrees) * jnp.asarray(_middles(config.rolls))
     depths = 1 + config.depth / library.depth * jnp.asarray(_middles(config.depths))
-    image = square(frame, 2 * matching.PIXELS)
-    matches = matching.match(library, image, volume.isocenter, rolls, depths)
-    _, best = jax.lax.top_k(matches.score, config.candidates // 4)
+    image = square(frame, 2 * config.pixels)
+    matches = matching.match(
+        library, image, volume.isocenter, rolls, depths, part=config.compare.part
+    )
+    each = config.candidates // 4
+    rounds = min(config.rounds, matches.score.shape[1] // each)
+    _, best = jax.lax.top_k(matches.score, each * rounds)
     wxyz_xyz = jnp.take_along_axis(matches.pose.wxyz_xyz, best[..., None], axis=1)
-    return jaxlie.SE3(wxyz_xyz.reshape(-1, 7))
+    turns = jnp.swapaxes(wxyz_xyz.reshape(4, rounds, each, 7), 0, 1)
+    return jaxlie.SE3(turns.reshape(rounds, 4 * each, 7))
+
+
+def _centers(config: SearchConfig) -> Float[Array, "centers 4"]:
+    """Orientations around which the clinical range lies."""
+    return jnp.stack([_facing(c).wxyz for c in config.primary_centers_degrees])
 
 
 def _facing(primary_degrees: float) -> jaxlie.SO3:

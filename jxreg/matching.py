@@ -19,6 +19,7 @@ from jxreg import alignment
 from jxreg.alignment import Level, Scene
 from jxreg.camera import Camera
 from jxreg.camera import crop as crop_camera
+from jxreg.drr.coverage import silhouette
 from jxreg.frame import Frame, downsample, valid_mask
 from jxreg.precision import full_precision
 from jxreg.similarity.features import (
@@ -29,16 +30,12 @@ from jxreg.similarity.features import (
 )
 from jxreg.volume import Volume, coarsest
 
-PIXELS = 32
-"""Rows and columns of the image in the matching."""
-MARGIN = 16
-"""Pixels by which a DRR of the library is wider on each side: half a field."""
-SIDE = PIXELS + 2 * MARGIN
-"""Rows and columns of a DRR of the library."""
 WINDOW = 0.08
 """Window of the local normalisation, as a fraction of the image's width."""
+SHADOW = 3
+"""Pixels around the shadow of a volume that is but a part of what the image shows."""
 LEAST_SHARE = 0.2
-"""Fraction of the image that a match must compare."""
+"""Fraction of the image, or of the shadow if that is smaller, that a match must compare."""
 LEAST_CONTRAST = 0.05
 """Where either image shows less than this fraction of its contrast, a match counts less."""
 
@@ -52,7 +49,8 @@ class Library(NamedTuple):
     """From the source to the isocenter [mm]."""
     spectra: Complex[Array, "directions 2 4 rows columns"]
     """Of the image, and of the image locally normalised: of the gradient by column and by row, of
-    its square, of the mask."""
+    its square, of the mask. A DRR has twice the rows and columns of the image, half a field more on
+    each side."""
 
 
 class Matches(NamedTuple):
@@ -73,30 +71,34 @@ def make_library(
     camera: Camera,
     orientation: jaxlie.SO3,
     depth: Float[Array, ""],
+    *,
+    part: bool = False,
 ) -> Library:
     """Renders the volume from every direction, its isocenter on the optical axis.
 
     Args:
         volume: The volume; its coarsest level is rendered.
         cut: Faces where the scan is cut off, as in `alignment.Scene`.
-        camera: Of the square image of `PIXELS` pixels.
+        camera: Of the square image, of an even number of pixels.
         orientation: Of the camera, `camera_from_world`, with a leading axis.
         depth: From the source to the isocenter [mm].
+        part: As in `candidates.CompareConfig`.
     """
-    coarse = coarsest(volume)
-    wide = crop_camera(camera, -MARGIN, -MARGIN, (SIDE, SIDE))
-    seen = Scene(coarse, Frame(jnp.zeros((SIDE, SIDE)), wide), coarse, cut)
-    level = Level(PIXELS, 0)
+    coarse, pixels = coarsest(volume), camera.image_size[0]
+    size = (2 * pixels, 2 * pixels)
+    wide = crop_camera(camera, -pixels // 2, -pixels // 2, size)
+    seen = Scene(coarse, Frame(jnp.zeros(size), wide), coarse, cut)
+    level = Level(pixels, 0)
 
     def one(wxyz):
         rotation = jaxlie.SO3(wxyz)
         shift = jnp.array([0.0, 0.0, 1.0]) * depth - rotation @ volume.isocenter
         pose = jaxlie.SE3.from_rotation_and_translation(rotation, shift)
         image = alignment.predict((seen,), (pose,))
-        weight = jnp.ones_like(image)
+        weight = silhouette(image, SHADOW) if part else jnp.ones_like(image)
         if cut is not None:
-            weight = alignment.complete(seen, level, pose, cut)
-        return _spectra(image, weight)
+            weight *= alignment.complete(seen, level, pose, cut)
+        return _spectra(image, weight, pixels)
 
     spectra = jax.lax.map(one, orientation.wxyz, batch_size=16)
     return Library(orientation, depth, spectra)
@@ -109,49 +111,56 @@ def match(
     isocenter: Float[Array, "3"],
     rolls: Float[Array, " rolls"],
     depths: Float[Array, " depths"],
+    *,
+    part: bool = False,
 ) -> Matches:
     """Moves the image over every DRR of the library, turned and scaled in several ways.
 
     How much contrast either image has where both are seen, and how much of the image that is, are
-    taken from the image without roll: they change little with it, and cost most.
+    taken from the image without roll: they change little with it, and cost most. Not so for a part
+    of what the image shows, which has a shape of its own.
 
     Args:
         library: From `make_library`.
-        frame: The square image, of twice `PIXELS`.
+        frame: The square image, of as many pixels as a DRR of the library.
         isocenter: Of the volume [mm].
         rolls: Rolls to try [rad].
         depths: Depths to try, as multiples of the library's.
+        part: As in `candidates.CompareConfig`.
     """
-    small = downsample(frame, 2)
+    small, pixels = downsample(frame, 2), frame.image.shape[0] // 2
 
     def turned(roll, depth):
-        return jnp.conj(_spectra(*_turned(frame, small.camera, roll, depth)))
+        return jnp.conj(_spectra(*_turned(frame, small.camera, roll, depth), pixels))
 
-    straight = jax.vmap(lambda depth: turned(0.0, depth))(depths)
     each = jax.vmap(jax.vmap(turned, in_axes=(None, 0)), in_axes=(0, None))(rolls, depths)
+    straight = each
+    if not part:
+        straight = jax.vmap(lambda depth: turned(0.0, depth))(depths)[None]
 
     def one(direction):
-        share = _shifts(direction[0, 3] * straight[:, 0, 3]) / PIXELS**2
+        share = _shifts(direction[0, 3] * straight[:, :, 0, 3]) / pixels**2
+        least = LEAST_SHARE * jnp.minimum(_total(direction[0, 3]) / pixels**2, 1.0)
         root = jnp.sqrt(jnp.maximum(share, 0))
         scores = []
         for look in range(2):
             ix, iy, squares, mask = direction[look]
-            fixed = _shifts(mask * straight[:, look, 2])
-            moving = _shifts(squares * straight[:, look, 3])
-            whole = straight[:, look, 2, 0, 0].real[:, None, None]
+            fixed = _shifts(mask * straight[:, :, look, 2])
+            moving = _shifts(squares * straight[:, :, look, 3])
+            whole = _total(straight[:, :, look, 2])
             fixed = jnp.maximum(fixed, LEAST_CONTRAST * whole)
             moving = jnp.maximum(moving, LEAST_CONTRAST * moving.max())
             both = _shifts(ix * each[:, :, look, 0] + iy * each[:, :, look, 1])
             ncc = both / jnp.sqrt(jnp.maximum(fixed * moving, 1e-12))
-            ncc = jnp.where(share > LEAST_SHARE, jnp.clip(ncc, -0.99, 0.99), -0.99)
+            ncc = jnp.where(share > least, jnp.clip(ncc, -0.99, 0.99), -0.99)
             scores += [ncc, jnp.arctanh(ncc) * root]
         scores = jnp.stack(scores).reshape(4, -1)
         return scores.max(1), scores.argmax(1)
 
     score, best = jax.lax.map(one, library.spectra, batch_size=4)
-    reach = 2 * MARGIN + 1
+    reach = pixels + 1
     roll, depth, row, column = jnp.unravel_index(best, (rolls.size, depths.size, reach, reach))
-    shift = jnp.stack([column, row], -1) - MARGIN
+    shift = jnp.stack([column, row], -1) - pixels // 2
 
     def place(wxyz, roll, depth, shift):
         orientation = jaxlie.SO3(wxyz)
@@ -162,14 +171,14 @@ def match(
     return Matches(score.T, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), poses))
 
 
-def _spectra(image, mask):
+def _spectra(image, mask, pixels: int):
     """Transforms of the gradients under their weights, of their squares, of the weights.
 
     Both of the image and of the image locally normalised: the slope of a thick body is strong and
     says little.
     """
     image, weights = visible(image, mask), window_minimum(mask, 3)
-    local = locally_normalised(image, mask, WINDOW * PIXELS / image.shape[-1])
+    local = locally_normalised(image, mask, WINDOW * pixels / image.shape[-1])
 
     def one(gradients):
         square = (gradients**2).sum(0)
@@ -178,28 +187,34 @@ def _spectra(image, mask):
         )
 
     parts = jnp.stack([one(image_gradients(image)), one(image_gradients(local))])
-    parts = jnp.pad(parts, [(0, 0), (0, 0), *[(1, SIDE - n - 1) for n in weights.shape[-2:]]])
+    parts = jnp.pad(parts, [(0, 0), (0, 0), *[(1, 2 * pixels - n - 1) for n in weights.shape[-2:]]])
     return jnp.fft.rfft2(parts)
 
 
 def _shifts(product):
     """Correlation at the shifts for which the image lies inside the DRR."""
-    reach = 2 * MARGIN + 1
-    return jnp.fft.irfft2(product, (SIDE, SIDE))[..., :reach, :reach]
+    side = product.shape[-2]
+    reach = side // 2 + 1
+    return jnp.fft.irfft2(product, (side, side))[..., :reach, :reach]
+
+
+def _total(spectrum):
+    """Sum of the image that has this spectrum."""
+    return spectrum[..., 0, 0].real[..., None, None]
 
 
 def _turned(frame: Frame, camera: Camera, roll, depth):
     """The image as it would be without this roll, at the library's depth."""
-    k = camera.intrinsic
-    v, u = jnp.meshgrid(*[jnp.arange(PIXELS, dtype=k.dtype)] * 2, indexing="ij")
-    rays = jnp.linalg.inv(k) @ jnp.stack([u.ravel(), v.ravel(), jnp.ones(PIXELS**2)])
+    k, pixels = camera.intrinsic, camera.image_size[0]
+    v, u = jnp.meshgrid(*[jnp.arange(pixels, dtype=k.dtype)] * 2, indexing="ij")
+    rays = jnp.linalg.inv(k) @ jnp.stack([u.ravel(), v.ravel(), jnp.ones(pixels**2)])
     moved = k @ jnp.stack([*(_rotation(roll) @ rays[:2] / depth), rays[2]])
     u, v = (2 * x + 0.5 for x in moved[:2])  # in the image of twice the size
     mask = valid_mask(frame)
 
     def sample(x):
         x = jax.scipy.ndimage.map_coordinates(x, [v, u], 1, mode="constant")
-        return x.reshape(PIXELS, PIXELS)
+        return x.reshape(pixels, pixels)
 
     weight = sample(mask)
     image = sample(jnp.where(mask > 0, frame.image, 0) * mask) / jnp.maximum(weight, 1e-6)

@@ -6,7 +6,7 @@ it. Every camera sees the sum of the bodies. What is compared in each image, and
 sought as well, each part of it held by a Gaussian prior.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,10 +15,22 @@ import jax.numpy as jnp
 import jaxlie
 from jaxtyping import Array, Float
 
-from jxreg.alignment import Aligned, Level, Prior, Scene, Terms, departure, difference
+from jxreg.alignment import (
+    Aligned,
+    Level,
+    Prior,
+    Scene,
+    Terms,
+    departure,
+    difference,
+    focus_on_all,
+    frame_at,
+    volume_at,
+)
 from jxreg.alignment import predict as predict_image
 from jxreg.alignment import settle as settle_image
 from jxreg.camera import Camera, pixel_spacing
+from jxreg.frame import Frame
 from jxreg.pose import perturb
 from jxreg.refinement import (
     ROTATION_SCALE,
@@ -28,6 +40,7 @@ from jxreg.refinement import (
     minimise,
     nudge,
 )
+from jxreg.volume import Volume, coarsest
 
 LENS_SCALE = (0.002, 1.0, 1.0)
 """Units of the optimizer: of the logarithm of the SDD, and of the principal point [mm]."""
@@ -72,6 +85,34 @@ class RigTerms(NamedTuple):
     """Mean of the images."""
     variance: Float[Array, ""]
     """Mean of the images."""
+
+
+def rig_of(bodies: Sequence[jaxlie.SE3], cameras: Sequence[jaxlie.SE3]) -> Rig:
+    """A rig from poses of bodies and places of cameras."""
+    known = jnp.zeros((len(cameras), 3), bodies[0].wxyz_xyz.dtype)
+    return Rig(stacked(bodies), stacked(cameras), known)
+
+
+def focused(volumes: tuple[Volume, ...], frames: Sequence[Frame], rig: Rig, pixels: int) -> Frame:
+    """The window of each image in which the bodies are expected; leading axis views."""
+    windows = []
+    for view, frame in enumerate(frames):
+        camera_from_rig = jax.tree.map(lambda x, view=view: x[view], rig.cameras)
+        poses = tuple(camera_from_rig @ body_of(rig, b) for b in range(len(volumes)))
+        window = focus_on_all(volumes, frame, poses, pixels)
+        windows.append(replace(window, carm=None))
+    return stacked(windows)
+
+
+def rig_scene(volume: Volume, finest: Frame, cut, level: Level) -> Scene:
+    """What a level compares of one body; frames with a leading axis of views."""
+    frames = jax.vmap(lambda frame: frame_at(frame, level))(finest)
+    return Scene(volume_at(volume, level), frames, coarsest(volume), cut)
+
+
+def stacked(items: Sequence[Any]) -> Any:
+    """Pytrees as one, with a leading axis."""
+    return jax.tree.map(lambda *x: jnp.stack(x), *items)
 
 
 def align_rig(

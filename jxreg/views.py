@@ -12,10 +12,12 @@ from jaxtyping import Array, Float
 
 from jxreg import alignment
 from jxreg.alignment import Aligned, Level, Prior, Scene, Terms
+from jxreg.candidates import Found, best_of
 from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
 from jxreg.evidence import Look, evidence_of
 from jxreg.frame import Frame
+from jxreg.global_search import search_views
 from jxreg.pose import perturb
 from jxreg.precision import full_precision
 from jxreg.register import (
@@ -29,12 +31,25 @@ from jxreg.register import (
     covariance,
     last_two,
     levels_of,
+    search_of,
     through,
     unless_hopeless,
 )
-from jxreg.rig import Geometry, Rig, align_rig, body_of, predict_rig, settle_rig, with_lens
+from jxreg.rig import (
+    Geometry,
+    Rig,
+    align_rig,
+    body_of,
+    focused,
+    predict_rig,
+    rig_of,
+    rig_scene,
+    settle_rig,
+    stacked,
+    with_lens,
+)
 from jxreg.verdict import Evidence, judge
-from jxreg.volume import Volume, coarsest
+from jxreg.volume import Volume
 
 VIEWS = RegisterConfig(prior=Prior(60.0, 60.0, 0.6), nearby=Nearby(count=32))
 """For several images: they know the depth, so the prior is weaker."""
@@ -46,7 +61,7 @@ def register_views(
     volume: Volume,
     frames: Sequence[Frame],
     camera_from_rig: Sequence[jaxlie.SE3],
-    rig_from_world: jaxlie.SE3,
+    rig_from_world: jaxlie.SE3 | Found | None = None,
     *,
     config: RegisterConfig = VIEWS,
     geometry: Geometry = Geometry(),
@@ -60,7 +75,7 @@ def register_views(
         volume: The patient.
         frames: The images (attenuation), each with its camera; they may differ in size.
         camera_from_rig: Where each camera is in the rig.
-        rig_from_world: Start.
+        rig_from_world: Start, or what `search_views` found; by default the images are searched.
         config: What to do; static. Levels need a similarity with features.
         geometry: What of the cameras is sought besides; static.
 
@@ -73,8 +88,12 @@ def register_views(
             features.
     """
     check_views(frames, camera_from_rig, config)
-    start = rig_of((rig_from_world,), camera_from_rig)
-    return solve((volume,), tuple(frames), start, config, geometry)[0]
+    if rig_from_world is None:
+        rig_from_world = search_views(volume, frames, camera_from_rig, config=search_of(config))
+    found = rig_from_world if isinstance(rig_from_world, Found) else None
+    pose = rig_from_world if found is None else best_of(found)
+    start = rig_of((pose,), camera_from_rig)
+    return solve((volume,), tuple(frames), start, config, geometry, found=found)[0]
 
 
 def check_views(
@@ -106,12 +125,6 @@ def check_views(
         )
 
 
-def rig_of(bodies: Sequence[jaxlie.SE3], cameras: Sequence[jaxlie.SE3]) -> Rig:
-    """A rig from poses of bodies and places of cameras."""
-    known = jnp.zeros((len(cameras), 3), bodies[0].wxyz_xyz.dtype)
-    return Rig(_stacked(bodies), _stacked(cameras), known)
-
-
 @functools.partial(jax.jit, static_argnames=("config", "geometry"))
 @full_precision
 def solve(
@@ -122,6 +135,7 @@ def solve(
     geometry: Geometry,
     others: tuple[Volume, ...] = (),
     other_poses: tuple[jaxlie.SE3, ...] = (),
+    found: Found | None = None,
 ) -> tuple[Registration, ...]:
     """Registers bodies to images, all at once, from coarse to fine.
 
@@ -133,22 +147,23 @@ def solve(
         geometry: Static.
         others: Bodies that are in the images and stay where they are.
         other_poses: Their poses, `rig_from_world`.
+        found: What a search found of the one body, if there was one.
 
     Returns:
         A registration for each body.
     """
     levels = levels_of(config)
     largest = max(level.pixels for level in levels)
-    finest = _focused(volumes, frames, start, largest)
+    finest = focused(volumes, frames, start, largest)
     cuts = [cut_faces(v) if config.truncated else None for v in (*volumes, *others)]
 
     def scenes_at(level: Level) -> tuple[Scene, ...]:
-        at = functools.partial(_scene, finest=finest, level=level)
+        at = functools.partial(rig_scene, finest=finest, level=level)
         scenes = tuple(at(v, cut=c) for v, c in zip((*volumes, *others), cuts, strict=True))
         if not others:
             return scenes
         mine, theirs = scenes[: len(volumes)], scenes[len(volumes) :]
-        background = predict_rig(theirs, start._replace(bodies=_stacked(other_poses)))
+        background = predict_rig(theirs, start._replace(bodies=stacked(other_poses)))
         return tuple(scene._replace(background=background) for scene in mine)
 
     def align(level: Level, rig: Rig) -> Aligned:
@@ -175,7 +190,8 @@ def solve(
     for body, volume in enumerate(volumes):
         last = _Look(scenes[0], aligned.terms.views)
         looks = look(start, body), look(aligned.pose, body) if len(volumes) > 1 else last
-        results.append(_registration(body, volume, frames, looks, aligned, start, trace, config))
+        result = _registration(body, volume, frames, looks, aligned, start, trace, config, found)
+        results.append(result)
     return tuple(results)
 
 
@@ -184,26 +200,6 @@ class _Look(NamedTuple):
 
     scene: Scene
     terms: Terms
-
-
-def _stacked(items):
-    return jax.tree.map(lambda *x: jnp.stack(x), *items)
-
-
-def _focused(volumes, frames, start: Rig, pixels: int) -> Frame:
-    """The window of each image in which the bodies are expected; leading axis views."""
-    windows = []
-    for view, frame in enumerate(frames):
-        camera_from_rig = jax.tree.map(lambda x, view=view: x[view], start.cameras)
-        poses = tuple(camera_from_rig @ body_of(start, b) for b in range(len(volumes)))
-        window = alignment.focus_on_all(volumes, frame, poses, pixels)
-        windows.append(replace(window, carm=None))
-    return _stacked(windows)
-
-
-def _scene(volume: Volume, finest: Frame, cut, level: Level) -> Scene:
-    frames = jax.vmap(lambda frame: alignment.frame_at(frame, level))(finest)
-    return Scene(alignment.volume_at(volume, level), frames, coarsest(volume), cut)
 
 
 def _apart(volumes: tuple[Volume, ...], one: Rig, other: Rig) -> Float[Array, ""]:
@@ -220,10 +216,10 @@ def _look(scenes: tuple[Scene, ...], level: Level, rig: Rig, body: int, prior: P
     mine = (scenes[body],)
     rest = [b for b in range(len(scenes)) if b != body]
     if rest:
-        still = rig._replace(bodies=_stacked([body_of(rig, b) for b in rest]))
+        still = rig._replace(bodies=stacked([body_of(rig, b) for b in rest]))
         background = predict_rig(tuple(scenes[b] for b in rest), still)
         mine = (scenes[body]._replace(background=background),)
-    alone = rig._replace(bodies=_stacked([body_of(rig, body)]))
+    alone = rig._replace(bodies=stacked([body_of(rig, body)]))
     terms = settle_rig(mine, level, alone, predict_rig(mine, alone), prior).views
     return _Look(mine[0], terms)
 
@@ -237,13 +233,17 @@ def _registration(
     start: Rig,
     trace: Trace,
     config: RegisterConfig,
+    found: Found | None,
 ) -> Registration:
     """What was found of one body; `looks` are at the start and at the end."""
     path: Any = trace.pose
     own = trace._replace(pose=jax.tree.map(lambda x: x[:, body], path.bodies))
     begin, end = body_of(start, body), body_of(aligned.pose, body)
     each = _evidence(volume, frames, (start, aligned.pose), (begin, end), looks, own)
-    status = judge(_worst(each), config.thresholds)
+    worst = _worst(each)
+    if found is not None:
+        worst = worst._replace(lead=found.lead)
+    status = judge(worst, config.thresholds)
     cameras = [with_lens(f.camera, lens) for f, lens in zip(frames, aligned.pose.lens, strict=True)]
     views = Views(
         aligned.pose.cameras,
@@ -268,6 +268,7 @@ def _registration(
         views.kept.mean(),
         own,
         views=views,
+        found=found,
     )
 
 
@@ -291,7 +292,7 @@ def _evidence(volume, frames, rigs, poses, looks, trace: Trace) -> Evidence:
         seen = replace(seen, camera=with_lens(seen.camera, rigs[1].lens[view]))
         scene = scene._replace(frame=seen, background=of_view(scene.background))
         each.append(evidence_of(volume, frame, scene, first, last, length))
-    return _stacked(each)
+    return stacked(each)
 
 
 def _worst(each: Evidence) -> Evidence:

@@ -9,8 +9,7 @@ from moving_bodies import CAMERA, camera_at
 from jxreg.alignment import Prior
 from jxreg.camera import project_points
 from jxreg.pose import perturb
-from jxreg.rig import Geometry, body_of, motion_of, with_lens
-from jxreg.views import rig_of
+from jxreg.rig import Geometry, body_of, motion_of, rig_of, with_lens
 
 PIVOTS = jnp.array([[-20.0, 0, 0], [20.0, 5, 0]])
 

@@ -1,5 +1,7 @@
 """Search without a start, on a phantom that looks different from everywhere."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import jaxlie
@@ -9,11 +11,12 @@ import pytest
 import jxreg
 from jxreg import Camera, Frame, Volume, metrics
 from jxreg.alignment import Level
-from jxreg.candidates import CompareConfig, compare
-from jxreg.global_search import SearchConfig, make_library, search
+from jxreg.candidates import CompareConfig, best_of, compare
+from jxreg.global_search import SearchConfig, make_library, search, search_views
 from jxreg.pose import antipodal, from_carm, perturb
 from jxreg.register import RegisterConfig, register
 from jxreg.verdict import Status
+from jxreg.views import register_views
 
 CAMERA = Camera.from_sdd(1000.0, (96, 80), (3.0, 3.0))
 COMPARE = CompareConfig(
@@ -109,6 +112,41 @@ def test_a_range_around_a_pose(volume):
     )
     assert np.degrees(np.linalg.norm(angles, axis=1)).max() < 37
     assert float(around.depth) == 700.0
+
+
+@pytest.mark.parametrize("sure, rounds", [(-np.inf, 1), (np.inf, 2)])
+def test_more_candidates_are_tried_unless_one_is_sure(volume, sure, rounds):
+    pose = seen(volume, "tilted")
+    near = perturb(pose, jnp.array([4.0, -3.0, 10.0, 0.03, 0.02, -0.02]), volume.isocenter)
+    wrong = [perturb(pose, jnp.array([0, 0, 0, 0, 0.9 * k, 0]), volume.isocenter) for k in (1, -1)]
+    first, second = wrong, [near, wrong[0]]
+    starts = jnp.stack([jnp.stack([each.wxyz_xyz for each in some]) for some in (first, second)])
+    config = replace(COMPARE, sure=sure)
+    frame = xray(volume, pose)
+    found = compare(volume, frame, jaxlie.SE3(starts), config=config, truncated=False)
+    assert int(found.rounds) == rounds
+    points = volume.isocenter + 40.0 * jnp.eye(3)
+    assert (float(metrics.mrpd(best_of(found), pose, points)) < 1.5) == (rounds == 2)
+    assert rounds == 1 or int(found.agreeing) == 1
+
+
+def test_two_views_without_a_start(volume):
+    """Each image proposes poses; the poses found explain both, and their depth is known."""
+    pose = seen(volume, "off the axis")
+    turned = from_carm(65.0, 15.0, source_to_isocenter=700.0, isocenter=volume.isocenter)
+    cameras = jaxlie.SE3.identity(), turned @ pose.inverse()
+    frames = [xray(volume, camera @ pose) for camera in cameras]
+    found = search_views(volume, frames, cameras, config=NARROW)
+    points = volume.isocenter + 40.0 * jnp.eye(3)
+    assert float(metrics.mtre(best_of(found), pose, points)) < 1.5
+    config = RegisterConfig(levels=(Level(64, 0, steps=6),), truncated=False)
+    result = register_views(volume, frames, cameras, found, config=config)
+    assert int(result.status) == Status.OK
+    assert result.found is not None
+    assert float(metrics.mtre(result.pose, pose, points)) < 0.3
+    again = found._replace(lead=jnp.zeros(()))
+    result = register_views(volume, frames, cameras, again, config=config)
+    assert int(result.status) == Status.AMBIGUOUS
 
 
 def test_register_searches_if_there_is_no_start(volume):

@@ -6,10 +6,11 @@
 Protocol (van de Kraats et al., IEEE TMI 24(9), 2005): each file in benchmarks/starts/ holds 80
 views of a CT, every one with a start, 10 in each bin of 10 mm of initial mTRE. An X-ray of the view
 is made by `simulated_xray` from the full CT, and registered from the start with the default
-configuration, or with `--far` with other starts around the given one (`FAR`). A run is a success if its mRPD is below 2 mm. The capture range is the initial mTRE
-of the first bin, going outwards, with a success rate below 95 %. Runs without a pose are failures.
-The CTs are looked for in `$JXREG_DATA` and must have the checksum of the file of starts. Runs are
-written as they are finished, and a second call goes on where the first one was stopped.
+configuration, or with `--far` with other starts around the given one (`FAR`). A run is a success if
+its mRPD is below 2 mm. The capture range is the initial mTRE of the first bin, going outwards, with
+a success rate below 95 %. Runs without a pose are failures. The CTs are looked for in `$JXREG_DATA`
+and must have the checksum of the file of starts. Runs are written as they are finished, and a
+second call goes on where the first one was stopped.
 """
 
 import argparse

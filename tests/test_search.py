@@ -118,7 +118,7 @@ def test_a_range_around_a_pose(volume):
 def test_more_candidates_are_tried_unless_one_is_sure(volume, sure, rounds):
     pose = seen(volume, "tilted")
     near = perturb(pose, jnp.array([4.0, -3.0, 10.0, 0.03, 0.02, -0.02]), volume.isocenter)
-    wrong = [perturb(pose, jnp.array([0, 0, 0, 0, 0.9 * k, 0]), volume.isocenter) for k in (1, -1)]
+    wrong = [perturb(pose, jnp.array([0, 0, 0, 0, 2.0 * k, 0]), volume.isocenter) for k in (1, -1)]
     first, second = wrong, [near, wrong[0]]
     starts = jnp.stack([jnp.stack([each.wxyz_xyz for each in some]) for some in (first, second)])
     config = replace(COMPARE, sure=sure)

@@ -49,16 +49,22 @@ class Implant:
     """With its density."""
 
 
+class Ways(NamedTuple):
+    """Line integrals through a scene."""
+
+    tissue: Float[Array, "channels rows columns"]
+    """Of each channel of the volume [its unit times mm], without what objects replace."""
+    objects: Float[Array, "objects rows columns"]
+    """Way through each object [mm], without what others replace."""
+
+
 class Areas(NamedTuple):
     """Mass on each ray, per area [g/cm2]."""
 
     tissue: Float[Array, "channels rows columns"]
-    """Of each channel of the volume, without what objects replace."""
     objects: Float[Array, "objects rows columns"]
-    """Of each object, without what others replace."""
 
 
-@full_precision
 def scene_areas(
     tissue: Volume,
     implants: Sequence[Implant],
@@ -81,26 +87,40 @@ def scene_areas(
     Raises:
         InputError: There are not as many ranks as objects.
     """
-    ranks = checked_ranks(len(implants), ranks)
+    ways = scene_ways(tissue, [one.shape for one in implants], camera, pose, ranks, integrate)
+    density = jnp.array([one.material.density for one in implants], ways.objects.dtype)
+    return Areas(_CM * ways.tissue, _CM * density[:, None, None] * ways.objects)
+
+
+@full_precision
+def scene_ways(
+    tissue: Volume,
+    shapes: Sequence[Solid | VoxelSolid],
+    camera: Camera,
+    pose: jaxlie.SE3,
+    ranks: Sequence[int] | None = None,
+    integrate: Integrate | None = None,
+) -> Ways:
+    """Line integrals of the tissue and of each object; arguments as in `scene_areas`."""
+    ranks = checked_ranks(len(shapes), ranks)
     rest = render(tissue, camera, pose, integrate).reshape(-1, *camera.image_size)
-    ways = [jnp.zeros(camera.image_size, rest.dtype)] * len(implants)
-    solids = {n: one.shape for n, one in enumerate(implants) if isinstance(one.shape, Solid)}
+    ways = [jnp.zeros(camera.image_size, rest.dtype)] * len(shapes)
+    solids = {n: shape for n, shape in enumerate(shapes) if isinstance(shape, Solid)}
     if solids:
         crossed = crossings(list(solids.values()), camera, pose)
         owned = owned_lengths(crossed, [ranks[n] for n in solids])
         for n, way in zip(solids, owned, strict=True):
             ways[n] = way
         rest = rest - _on_parts(tissue, covered(crossed), camera, pose)
-    for n, implant in enumerate(implants):
-        if isinstance(implant.shape, VoxelSolid):
-            own, taken, replaced = _voxel_parts(n, implants, ranks, tissue, camera, pose)
+    for n, shape in enumerate(shapes):
+        if isinstance(shape, VoxelSolid):
+            own, taken, replaced = _voxel_parts(n, shape, shapes, ranks, tissue, camera, pose)
             ways[n] = own
             rest = rest - replaced
             for m, way in zip(solids, taken, strict=True):
                 ways[m] = ways[m] - way
-    masses = [way * implant.material.density for way, implant in zip(ways, implants, strict=True)]
-    stacked = jnp.stack(masses) if masses else jnp.zeros((0, *camera.image_size), rest.dtype)
-    return Areas(_CM * rest, _CM * stacked)
+    stacked = jnp.stack(ways) if ways else jnp.zeros((0, *camera.image_size), rest.dtype)
+    return Ways(rest, stacked)
 
 
 def _on_parts(tissue: Volume, parts: Crossings, camera: Camera, pose: jaxlie.SE3) -> Array:
@@ -113,30 +133,32 @@ def _on_parts(tissue: Volume, parts: Crossings, camera: Camera, pose: jaxlie.SE3
     return values.reshape(-1, count, *camera.image_size).sum(1)
 
 
-def _voxel_parts(number: int, implants, ranks, tissue: Volume, camera: Camera, pose):
+def _voxel_parts(number: int, shape: VoxelSolid, shapes, ranks, tissue: Volume, camera, pose):
     """Of a voxelised object: its own way, the ways it takes from solids, the tissue it replaces."""
-    shape = implants[number].shape
     points = _voxel_centers(shape)
-    solids = [n for n, implant in enumerate(implants) if isinstance(implant.shape, Solid)]
-    there = {n: inside(implants[n].shape, points).astype(points.dtype) for n in solids}
+    there = {
+        n: inside(other, points).astype(points.dtype)
+        for n, other in enumerate(shapes)
+        if isinstance(other, Solid)
+    }
     share, beside = shape.occupancy.reshape(-1), 0.0
-    for n, implant in enumerate(implants):
+    for n, other in enumerate(shapes):
         if n == number or ranks[n] > ranks[number]:
             continue
-        other = there[n] if n in there else _sampled(_occupied(implant.shape), points)[0]
+        occupied = there[n] if n in there else _sampled(_occupied(other), points)[0]
         if ranks[n] < ranks[number]:
-            share = share * (1 - other)
+            share = share * (1 - occupied)
         else:
-            beside = beside + other
+            beside = beside + occupied
     share = share / (1 + beside)
-    mine = [_winner(n, there, ranks) for n in solids]
-    free = 1 - sum(mine, start=jnp.zeros_like(share))
-    fields = [share, *(share * solid for solid in mine)]
+    owners = [_winner(n, there, ranks) for n in there]
+    free = 1 - sum(owners, start=jnp.zeros_like(share))
+    fields = [share, *(share * owner for owner in owners)]
     fields += list(share * free * _sampled(tissue, points))
     grid = _occupied(shape)
     stack = jnp.stack(fields).reshape(-1, *shape.occupancy.shape)
     ways = render(Volume(stack, grid.affine, grid.isocenter), camera, pose)
-    return ways[0], ways[1 : 1 + len(solids)], ways[1 + len(solids) :]
+    return ways[0], ways[1 : 1 + len(there)], ways[1 + len(there) :]
 
 
 def _winner(number: int, there: dict[int, Array], ranks: Sequence[int]) -> Array:

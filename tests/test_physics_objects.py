@@ -41,9 +41,6 @@ def along_rays(camera, pose, samples):
     return points, jnp.linalg.norm(ends, axis=-1) / samples
 
 
-crossed = jax.jit(objects.crossings)
-
-
 def test_through_the_middle_the_way_is_what_geometry_says():
     camera = Camera.from_sdd(1000.0, (1, 1), (1.0, 1.0))
     pose = from_carm(0.0, 0.0, source_to_isocenter=700.0, isocenter=(0.0, 0.0, 0.0))  # along +y
@@ -58,7 +55,7 @@ def test_through_the_middle_the_way_is_what_geometry_says():
         objects.capsule(near, far, 4.0),
         objects.capsule((0.0, -9.0, 0.0), (0.0, 9.0, 0.0), 2.5),
     ]
-    found = crossed(solids, camera, pose)
+    found = objects.crossings(solids, camera, pose)
     across = 8.0 / np.sin(tilt)
     np.testing.assert_allclose(
         objects.path_lengths(found)[:, 0, 0], [8.0, 14.0, across, 8.0, across, 23.0], rtol=1e-12
@@ -71,7 +68,7 @@ def test_through_the_middle_the_way_is_what_geometry_says():
 def test_way_mask_and_priority_agree_with_counting_points():
     camera, pose = view()
     solids, samples = one_of_each(), 4000
-    found = crossed(solids, camera, pose)
+    found = objects.crossings(solids, camera, pose)
     points, step = along_rays(camera, pose, samples)
     there = np.asarray(jax.jit(lambda x: jnp.stack([objects.inside(s, x) for s in solids]))(points))
     there = there.reshape(len(solids), samples, *camera.image_size)
@@ -92,7 +89,7 @@ def test_way_mask_and_priority_agree_with_counting_points():
 
 
 def test_the_union_is_what_the_objects_own_and_its_parts_are_apart():
-    found = crossed(one_of_each(), *view())
+    found = objects.crossings(one_of_each(), *view())
     parts = objects.covered(found)
     total = objects.path_lengths(parts).sum(0)
     for ranks in (None, (3, 1, 2, 5, 4), (1, 1, 1, 1, 1)):
@@ -104,7 +101,7 @@ def test_an_inner_ball_replaces_what_is_around_it():
     camera = Camera.from_sdd(1000.0, (1, 1), (1.0, 1.0))
     pose = from_carm(0.0, 0.0, source_to_isocenter=700.0, isocenter=(0.0, 0.0, 0.0))
     outer, inner = objects.sphere((0.0, 0.0, 0.0), 10.0), objects.sphere((0.0, 4.0, 0.0), 3.0)
-    found = crossed([outer, inner], camera, pose)
+    found = objects.crossings([outer, inner], camera, pose)
     np.testing.assert_allclose(objects.owned_lengths(found)[:, 0, 0], [14.0, 6.0])
     np.testing.assert_allclose(objects.owned_lengths(found, (1, 2))[:, 0, 0], [20.0, 0.0])
     np.testing.assert_allclose(objects.owned_lengths(found, (1, 1))[:, 0, 0], [17.0, 3.0])
@@ -116,8 +113,9 @@ def test_an_inner_ball_replaces_what_is_around_it():
 
 def test_gradients_agree_with_finite_differences():
     camera, pose = view()
-    flat, restore = ravel_pytree((one_of_each(), pose))
-    weights = jax.random.normal(jax.random.key(0), (len(one_of_each()), *camera.image_size))
+    solids = one_of_each()[1:4]  # box, cylinder, capsule
+    flat, restore = ravel_pytree((solids, pose))
+    weights = jax.random.normal(jax.random.key(0), (3, *camera.image_size))
 
     @jax.jit
     @jax.value_and_grad
@@ -127,7 +125,7 @@ def test_gradients_agree_with_finite_differences():
         covered = objects.path_lengths(objects.covered(found)).sum(0)
         return jnp.sum(weights * objects.owned_lengths(found)) + jnp.sum(weights[0] * covered)
 
-    for seed in range(3):
+    for seed in range(2):
         along = jax.random.normal(jax.random.key(seed), flat.shape)
         step = 1e-6
         difference = (loss(flat + step * along)[0] - loss(flat - step * along)[0]) / (2 * step)
@@ -136,7 +134,7 @@ def test_gradients_agree_with_finite_differences():
 
 def test_single_precision_is_as_good_as_a_ten_thousandth_of_a_millimetre():
     camera, pose = view()
-    double = objects.path_lengths(crossed(one_of_each(), camera, pose))
+    double = objects.path_lengths(objects.crossings(one_of_each(), camera, pose))
     numbers = [jax.tree.map(np.asarray, part) for part in (one_of_each(), camera, pose)]
     with jax.enable_x64(False):
         single = [jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), part) for part in numbers]
@@ -150,5 +148,8 @@ def test_a_motion_of_the_world_and_of_the_camera_agree():
     camera, pose = view()
     motion = jaxlie.SE3.exp(jnp.array([5.0, -3.0, 2.0, 0.2, 0.1, -0.3]))
     solids = [objects.moved(solid, motion) for solid in one_of_each()]
-    there, here = crossed(solids, camera, pose), crossed(one_of_each(), camera, pose @ motion)
+    there, here = (
+        objects.crossings(solids, camera, pose),
+        objects.crossings(one_of_each(), camera, pose @ motion),
+    )
     np.testing.assert_allclose(there.enter, here.enter, atol=1e-12)

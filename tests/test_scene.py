@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 TITANIUM, STEEL = material("titanium"), material("steel")
 areas = jax.jit(scene_areas, static_argnames="ranks")
+rendered = jax.jit(render)
 
 
 def view():
@@ -82,7 +83,7 @@ def test_a_solid_replaces_tissue_exactly():
     middle = (crossed.enter + crossed.leave)[0] / 2
     points = detector_points(camera, pixel_grid(camera)) * middle.reshape(-1, 1)
     x, _, z = pose.inverse().apply(points).T.reshape(3, *camera.image_size)
-    full = 0.1 * render(tissue, camera, pose)
+    full = 0.1 * rendered(tissue, camera, pose)
     lost = 0.1 * way * jnp.stack([1 + 0.01 * x, 0.5 + 0.004 * z])
     np.testing.assert_allclose(found.tissue, full - lost, atol=1e-12)
 
@@ -90,12 +91,12 @@ def test_a_solid_replaces_tissue_exactly():
 def test_overlapping_solids_take_tissue_away_once():
     camera, pose = view()
     tissue = linear_tissue()
-    one, two = objects.sphere((0.0, 0.0, 0.0), 12.0), objects.sphere((6.0, 2.0, 3.0), 9.0)
+    one, two = objects.sphere((0.0, 0.0, 0.0), 12.0), objects.box((6.0, 2.0, 3.0), (8.0, 9.0, 7.0))
     both = areas(tissue, [Implant(one, TITANIUM), Implant(two, STEEL)], camera, pose)
     alone = areas(tissue, [Implant(one, TITANIUM)], camera, pose)
-    inner = areas(tissue, [Implant(one, TITANIUM), Implant(one, STEEL)], camera, pose)
+    small = objects.box((0.0, 0.0, 0.0), (6.0, 5.0, 7.0))
+    inner = areas(tissue, [Implant(one, TITANIUM), Implant(small, STEEL)], camera, pose)
     np.testing.assert_allclose(inner.tissue, alone.tissue, atol=1e-12)
-    assert float(inner.objects[0].max()) == 0.0
     density = np.array([TITANIUM.density, STEEL.density])[:, None, None]
     ways = both.objects / density / 0.1
     np.testing.assert_allclose(ways[1], chords([two], camera, pose)[0], atol=1e-9)
@@ -107,8 +108,8 @@ def test_overlapping_solids_take_tissue_away_once():
 
 def test_without_objects_it_is_the_render():
     camera, pose = view()
-    found = scene_areas(linear_tissue(), [], camera, pose)
-    np.testing.assert_allclose(found.tissue, 0.1 * render(linear_tissue(), camera, pose))
+    found = areas(linear_tissue(), [], camera, pose)
+    np.testing.assert_allclose(found.tissue, 0.1 * rendered(linear_tissue(), camera, pose))
     assert found.objects.shape == (0, 9, 11)
 
 

@@ -112,7 +112,7 @@ def simulated(
     from jxreg.physics import half_value_layer, mass_attenuation, mean_energy, tube_spectrum
     from jxreg.physics.exposure import exposed, primary_signal
     from jxreg.physics.readout import digitised, full_scale
-    from jxreg.physics.signal import attenuation_of
+    from jxreg.physics.signal import attenuation_of, quanta
 
     kvp, mas = options.kvp or 80.0, options.mas or 1.0
     filters = options.filter or (("aluminium", 3.0),)
@@ -122,9 +122,8 @@ def simulated(
     areas = _areas(volume, camera, pose, integrate)
     kappa = np.stack([mass_attenuation(of, spectrum.energies) for of in _tissues()])
     photons = jnp.asarray(spectrum.photons, areas.dtype)
-    primary = primary_signal(
-        areas, jnp.asarray(kappa, areas.dtype), photons, response, camera, setup
-    )
+    beam = quanta(jnp.asarray(kappa, areas.dtype), photons, response)
+    primary = primary_signal(areas, beam, camera, setup)
     expected = exposed(primary, camera, setup)
     signal = _with_noise(options, expected, camera, setup)
     numbers = digitised(signal, full_scale(expected.reference))

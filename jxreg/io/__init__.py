@@ -10,6 +10,7 @@ from jxreg.io.itk_transform import load_tfm, save_tfm
 from jxreg.io.labels import Labels, load_label_names, load_labels, select_labels, split_labels
 from jxreg.io.landmarks import Landmarks, load_landmarks, save_landmarks
 from jxreg.io.ljubljana import load_ljubljana
+from jxreg.io.mesh_file import Mesh, load_mesh
 from jxreg.io.nifti import write_nifti
 from jxreg.io.pose_file import load_camera, load_pose, save_camera, save_pose
 from jxreg.io.raster import write_npy, write_png
@@ -20,6 +21,7 @@ __all__ = [
     "InputWarning",
     "Labels",
     "Landmarks",
+    "Mesh",
     "Subject",
     "View",
     "describe",
@@ -31,6 +33,7 @@ __all__ = [
     "load_labels",
     "load_landmarks",
     "load_ljubljana",
+    "load_mesh",
     "load_pose",
     "load_tfm",
     "load_volume",

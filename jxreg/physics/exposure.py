@@ -21,14 +21,7 @@ from jxreg.physics.field import (
 )
 from jxreg.physics.noise import electronic_noise, quantum_noise, sampled_signal
 from jxreg.physics.scatter import Grid, Scatter, scattered, through_grid, with_scatter
-from jxreg.physics.signal import (
-    Response,
-    Signal,
-    mean_weights,
-    signal_of,
-    transmitted,
-    variance_weights,
-)
+from jxreg.physics.signal import Quanta, Response, Signal, quanta, signal_of
 
 
 class Setup(NamedTuple):
@@ -60,26 +53,19 @@ def opening(camera: Camera, setup: Setup) -> Float[Array, "rows columns"] | floa
 @jax.jit
 def primary_signal(
     areas: Float[Array, "materials rows columns"],
-    kappa: Float[Array, "materials bins"],
-    photons: Float[Array, " bins"],
-    response: Response,
+    of: Quanta,
     camera: Camera,
     setup: Setup = Setup(),
 ) -> Signal:
-    """Signal of the primary beam, by the full sum over the spectrum.
+    """Signal of the primary beam.
 
     Args:
         areas: Mass of each material on the ray to each pixel, per area [g/cm2].
-        kappa: Mass attenuation of each material in each bin [cm2/g].
-        photons: Photons of each bin, per mm2 at 1 m.
-        response: Of the detector.
+        of: Spectrum and detector, from `signal.quanta`.
         camera: Geometry.
         setup: Its heel and collimator.
     """
-    mean = transmitted(areas, kappa, mean_weights(photons, response))
-    variance = transmitted(areas, kappa, variance_weights(photons, response))
-    field, opened = beam_field(camera, setup), opening(camera, setup)
-    return signal_of(mean, variance, photons, response, field, opened)
+    return signal_of(areas, of, beam_field(camera, setup), opening(camera, setup))
 
 
 @jax.jit
@@ -87,7 +73,7 @@ def exposed(primary: Signal, camera: Camera, setup: Setup) -> Signal:
     """The signal to expect, from that of the primary beam.
 
     Args:
-        primary: From `primary_signal`, or `signal.signal_of`.
+        primary: From `primary_signal`.
         camera: Geometry.
         setup: Focal spot, scatter, grid, glare and transfer.
     """
@@ -131,10 +117,17 @@ def sampled(
 ) -> Float[Array, "rows columns"]:
     """One image by drawing the photons of each bin: exact where they are few, no gradients.
 
-    Arguments as in `primary_signal`, after a random key.
+    Args:
+        key: Random key.
+        areas: Mass of each material on the ray to each pixel, per area [g/cm2].
+        kappa: Mass attenuation of each material in each bin [cm2/g].
+        photons: Photons of each bin, per mm2 at 1 m.
+        response: Of the detector.
+        camera: Geometry.
+        setup: What shapes the exposure.
     """
     spacing = pixel_spacing(camera)
-    primary = primary_signal(areas, kappa, photons, response, camera, setup)
+    primary = primary_signal(areas, quanta(kappa, photons, response), camera, setup)
     _, stray = _with_stray(primary, spacing, setup)
     lit = beam_field(camera, setup) * opening(camera, setup)
 

@@ -89,6 +89,7 @@ def moved(solid: Solid, motion: jaxlie.SE3) -> Solid:
     return Solid(motion @ solid.world_from_solid, solid.size, solid.kind)
 
 
+@jax.jit
 @full_precision
 def crossings(solids: Sequence[Solid], camera: Camera, pose: jaxlie.SE3) -> Crossings:
     """Where every ray of a camera is inside each solid.
@@ -158,6 +159,7 @@ def owned_lengths(
     return owned * crossed.length
 
 
+@jax.jit
 def covered(crossed: Crossings) -> Crossings:
     """The union of all objects on each ray, as intervals that do not overlap.
 

@@ -9,12 +9,14 @@ Source: Swank, Absorption and noise in X-ray phosphors, J. Appl. Phys. 44, 1973,
 theorem for the moments of a compound Poisson process.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from jxreg.physics.beam import attenuation
+from jxreg.physics.beam import Beam, attenuate
+from jxreg.physics.nodes import BOUND, reduced
 
 
 class Response(NamedTuple):
@@ -42,6 +44,19 @@ class Signal(NamedTuple):
     """Variance over mean of the beam without an object [keV or 1]: the size of its quanta."""
 
 
+class Quanta(NamedTuple):
+    """A spectrum in a detector, and how materials in the way attenuate mean and variance."""
+
+    mean: Beam
+    """Shares of the signal without an object."""
+    variance: Beam
+    """Shares of its variance."""
+    air: Float[Array, ""]
+    """Signal a pixel without an object, for a field of 1."""
+    quantum: Float[Array, ""]
+    """Variance over mean without an object."""
+
+
 def mean_weights(photons: Float[Array, " bins"], response: Response) -> Float[Array, " bins"]:
     """Signal that each bin of a spectrum gives; the same function of `photons` as the signal."""
     return photons * response.absorbed * response.signal
@@ -52,47 +67,64 @@ def variance_weights(photons: Float[Array, " bins"], response: Response) -> Floa
     return photons * response.absorbed * response.signal**2 / response.swank
 
 
-def transmitted(
-    areas: Float[Array, "materials rows columns"],
-    kappa: Float[Array, "materials bins"],
-    weights: Float[Array, " bins"],
-) -> Float[Array, "rows columns"]:
-    """Sum over the spectrum of weight times exp(-kappa . A), by `beam.attenuation`.
+def quanta(
+    kappa: Float[Array, "materials bins"], photons: Float[Array, " bins"], response: Response
+) -> Quanta:
+    """A spectrum in a detector, all bins; differentiable in everything.
 
     Args:
-        areas: Mass of each material on the ray, per area [g/cm2].
         kappa: Mass attenuation of each material in each bin [cm2/g].
-        weights: What each bin counts; photons, signal or variance, not negative.
+        photons: Photons of each bin, per mm2 at 1 m.
+        response: Of the detector.
     """
-    kappa, weights = kappa.astype(areas.dtype), weights.astype(areas.dtype)
-    smallest = jnp.finfo(areas.dtype).tiny  # a bin without photons has no logarithm
-    total = weights.sum()
-    shares = jnp.log(jnp.maximum(weights / total, smallest))
-    return total * jnp.exp(-attenuation(areas, kappa, shares))
+    mean, variance = mean_weights(photons, response), variance_weights(photons, response)
+    air = mean.sum()
+    return Quanta(_beam(kappa, mean), _beam(kappa, variance), air, variance.sum() / air)
+
+
+def reduced_quanta(all_bins: Quanta, largest: Sequence[float], bound: float = BOUND) -> Quanta:
+    """The same in a handful of terms, those of the variance fitted by themselves.
+
+    Not for compiled code.
+
+    Args:
+        all_bins: From `quanta`.
+        largest: Largest area density of each material up to which the bound holds [g/cm2].
+        bound: Largest error of the logarithm of mean and variance.
+
+    Raises:
+        InputError: The bound cannot be held.
+    """
+    return all_bins._replace(
+        mean=reduced(all_bins.mean, largest, bound),
+        variance=reduced(all_bins.variance, largest, bound),
+    )
 
 
 def signal_of(
-    mean: Float[Array, "rows columns"],
-    variance: Float[Array, "rows columns"],
-    photons: Float[Array, " bins"],
-    response: Response,
+    areas: Float[Array, "materials rows columns"],
+    of: Quanta,
     field: Float[Array, "rows columns"],
     collimator: Float[Array, "rows columns"] | float = 1.0,
 ) -> Signal:
-    """Signal of an exposure from what passes the object, for one photon per mm2 at 1 m in air.
+    """Signal of the primary beam.
 
     Args:
-        mean: `transmitted` by `mean_weights`.
-        variance: `transmitted` by `variance_weights`.
-        photons: Photons of each bin, per mm2 at 1 m.
-        response: Of the detector.
+        areas: Mass of each material on the ray, per area [g/cm2].
+        of: Spectrum and detector.
         field: Photons a pixel for one per mm2 at 1 m, as `field.photons_per_pixel`, heel included.
         collimator: Share of the radiation that passes blades and iris.
     """
-    air = mean_weights(photons, response).sum()
-    quantum = variance_weights(photons, response).sum() / air
-    lit = field * collimator
-    return Signal(lit * mean, lit * variance, lit * air, field * air, quantum)
+    passed, spread = (jnp.exp(-attenuate(beam, areas)) for beam in (of.mean, of.variance))
+    reference = field * of.air
+    incident = reference * collimator
+    variance = incident * of.quantum * spread
+    return Signal(incident * passed, variance, incident, reference, of.quantum)
+
+
+def _beam(kappa: Float[Array, "materials bins"], weights: Float[Array, " bins"]) -> Beam:
+    smallest = jnp.finfo(weights.dtype).tiny  # a bin without photons has no logarithm
+    return Beam(kappa, jnp.log(jnp.maximum(weights / weights.sum(), smallest)))
 
 
 def attenuation_of(

@@ -2,31 +2,38 @@
 
     python benchmarks/bench_wrist.py FOLDER --starts 15
     python benchmarks/bench_wrist.py FOLDER --starts 15 --both
+    python benchmarks/bench_wrist.py FOLDER --later
 
 FOLDER is wrist-biplane-xray-ct of the autoscoper sample data. Frame 0099, radius and ulna, both
 views, default configuration; starts within 5 mm and 5 degrees on each axis of a reference pose that
 was found from both views. Success over 200 points of bone: of one view an mRPD to the reference
-below 1 mm, of both views (`register_views`) an mTRE below 1 mm.
+below 1 mm, of both views (`register_views`) an mTRE below 1 mm. `--later`: frame 0158, which has no
+reference, from the reference of 0099; each view alone, and tracked from frame 0099 to it, against
+both views at once.
 """
 
 import argparse
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import nibabel
 import numpy as np
 from outcome import outcome, setting, summary
 from PIL import Image
-from rich.progress import track
+from rich.progress import track as shown
 from timing import write
 
 import jxreg
 from jxreg import frame as frame_
 from jxreg import metrics
 from jxreg.pose import from_matrix, perturb
+from jxreg.register import Nearby
+from jxreg.tracking import TrackConfig, track
 from jxreg.views import VIEWS as TWO_VIEWS
 from jxreg.views import register_views
 
@@ -37,6 +44,8 @@ BONES = {"radius": "rad", "ulna": "uln"}
 VIEWS = ("cam01", "cam02")
 ASKED, ASKED_OF_BOTH = 0.7, 0.97
 """Least success rates that are asked for: of one view, and of both at once."""
+LATER = jxreg.RegisterConfig(nearby=Nearby(count=64, kept=6, shift=15.0, rotation=0.25))
+"""For the hand that has moved."""
 START = np.array([5.0, 5.0, 5.0, *np.radians([5.0, 5.0, 5.0])])
 
 
@@ -53,10 +62,10 @@ def load_bone(folder: Path, bone: str):
     return volume, from_matrix(matrix, tolerance=1e-5), jnp.asarray(points, float)
 
 
-def load_view(folder: Path, view: str):
+def load_view(folder: Path, view: str, number: str = "0099"):
     """The X-ray with its camera, and camera from calibration world."""
     camera, pose = read_calibration(folder / f"xr_calib_wrist_{view}.txt")
-    pixels = np.asarray(Image.open(folder / f"xr_rad_uln_{view}_UND.0099.tif"), np.float32)
+    pixels = np.asarray(Image.open(folder / f"xr_rad_uln_{view}_UND.{number}.tif"), np.float32)
     mask = jnp.asarray(pixels > 0, float)  # black outside the round field
     return jxreg.Frame(frame_.attenuation(jnp.asarray(pixels), 255.0), camera, mask), pose
 
@@ -68,7 +77,7 @@ def run(folder: Path, bone: str, view: str, starts: int, seed: int) -> list[dict
     truth = camera_from_calibration @ calibration_from_ct
     random = np.random.default_rng(seed)
     rows = []
-    for _ in track(range(starts), f"{bone} {view}"):
+    for _ in shown(range(starts), f"{bone} {view}"):
         start = perturb(truth, jnp.asarray(random.uniform(-START, START), float), volume.isocenter)
         result = jxreg.register(volume, frame, start)
         rows.append(
@@ -86,13 +95,35 @@ def run_both(folder: Path, bone: str, starts: int, seed: int) -> list[dict]:
     frames, cameras = zip(*(load_view(folder, view) for view in VIEWS), strict=True)
     random = np.random.default_rng(seed)
     rows = []
-    for _ in track(range(starts), f"{bone} both"):
+    for _ in shown(range(starts), f"{bone} both"):
         start = perturb(truth, jnp.asarray(random.uniform(-START, START), float), volume.isocenter)
         result = register_views(volume, frames, cameras, start)
         row = outcome(result, truth, points, volume.isocenter)
         found, true = cameras[0] @ result.pose, cameras[0] @ truth
         row["mrpd_mm"] = float(metrics.mrpd(found, true, points))
         rows.append({"start_mtre_mm": float(metrics.mtre(start, truth, points)), **row})
+    return rows
+
+
+def run_later(folder: Path, bone: str) -> list[dict]:
+    """Frame 0158 in several ways; mRPD is the distance to what both views at once say."""
+    volume, reference, points = load_bone(folder, bone)
+    frames, cameras = zip(*(load_view(folder, view, "0158") for view in VIEWS), strict=True)
+    both = register_views(
+        volume, frames, cameras, reference, config=replace(TWO_VIEWS, nearby=LATER.nearby)
+    )
+    rows = []
+    for view, frame, camera in zip(VIEWS, frames, cameras, strict=True):
+        start, agreed = camera @ reference, camera @ both.pose
+        alone = jxreg.register(volume, frame, start, config=LATER)
+        first, _ = load_view(folder, view)
+        pair = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, frame)
+        tracked = track(volume, pair, start, config=TrackConfig(each=LATER))
+        last = jax.tree.map(lambda x: x[1], tracked)
+        for way, result in (("alone", alone), ("tracked", last)):
+            row = outcome(result, agreed, points, volume.isocenter)
+            moved = float(metrics.mrpd(start, agreed, points))
+            rows.append({"view": view, "way": way, "start_mrpd_mm": moved, **row})
     return rows
 
 
@@ -110,12 +141,20 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--both", action="store_true", help="both views at once")
+    parser.add_argument("--later", action="store_true", help="frame 0158 in several ways")
     parser.add_argument("--out", type=Path, default=Path("bench_wrist.json"))
     options = parser.parse_args()
     report = setting(__doc__) | {"seed": options.seed}
     if options.both:
         report["config"] = repr(TWO_VIEWS)
     summarise = summary_of_both if options.both else summary
+    if options.later:
+        for bone in BONES:
+            for row in run_later(options.folder, bone):
+                print(bone, json.dumps(row), flush=True)
+                report["runs"].append({"bone": bone, **row})
+                write(options.out, json.dumps(report, indent=1))
+        return
     everything = []
     for bone in BONES:
         for view in ("both",) if options.both else VIEWS:

@@ -3,13 +3,17 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pydicom
 import pytest
 from cli_inputs import REGISTER
 
+from jxreg.camera import Camera
 from jxreg.cli import main
+from jxreg.cli.exposure import PhysicsOptions, _setup
 from jxreg.io import load_camera, load_frames, load_pose, load_volume
+from jxreg.physics.blur import modulation
 
 pytest_plugins = ["cli_inputs"]
 
@@ -24,7 +28,7 @@ def render(inputs, out, *words):
 
 def test_a_dx_image_has_the_camera_the_start_and_the_technique(inputs, tmp_path):
     words = "--physics --kvp 90 --filter aluminium 3 copper 0.1 --mas 2 --noise 1 --scatter 0.4"
-    words += " --grid --focal-spot 0.6 --resolution 0.1 --heel"
+    words += " --grid"
     code, path = render(inputs, tmp_path / "xray.dcm", *words.split())
     assert code == 0
     frames, camera = load_frames(path), load_camera(tmp_path / "xray.json")
@@ -53,6 +57,23 @@ def test_a_png_keeps_absolute_attenuation_that_the_seed_repeats(inputs, tmp_path
     assert 1.5 < shots["clear"].max() < 5  # 120 mm of water and some bone
     np.testing.assert_array_equal(shots["noisy"], shots["again"])
     assert 1e-4 < np.std(shots["noisy"] - shots["clear"]) < 0.1
+
+
+def test_each_option_turns_on_its_part():
+    camera = Camera.from_sdd(1000.0, (4, 4), (1.0, 1.0))
+    plain = _setup(PhysicsOptions(), camera, 700.0)
+    assert [name for name, part in plain._asdict().items() if part is not None] == [
+        "electronic_noise"
+    ]
+    chosen = PhysicsOptions(heel=True, focal_spot=0.6, resolution=1.5, scatter=0.5, grid=True)
+    made = _setup(chosen, camera, 700.0)
+    parts = {name for name, part in made._asdict().items() if part is not None}
+    assert parts == {"heel", "focal_spot", "scatter", "grid", "transfer", "electronic_noise"}
+    assert made.scatter.ratio == 0.5
+    fwhm = np.sqrt(8 * np.log(2)) * float(made.focal_spot.sigmas[0, 0])
+    assert fwhm == pytest.approx(0.6 * (1000 / 700 - 1))
+    assert float(modulation(made.transfer, jnp.array([1.5]))[0]) == pytest.approx(0.5)
+    assert _setup(PhysicsOptions(counting=True), camera, 700.0).electronic_noise is None
 
 
 @pytest.mark.parametrize(

@@ -168,10 +168,11 @@ def _add_technique(tags: "Dataset", technique: Technique) -> None:
     tags.KVP = _decimal(technique.kvp)
     tags.ExposureInuAs = str(round(1000 * technique.mas))
     if technique.filters:
-        names, lengths = zip(*technique.filters, strict=True)
+        names = [_DEFINED.get(name, name.upper())[:16] for name, _ in technique.filters]
+        thickness = [_decimal(mm) for _, mm in technique.filters]
         tags.FilterType = "FLAT" if len(names) == 1 else "MULTIPLE"
-        tags.FilterMaterial = [_DEFINED.get(name, name.upper())[:16] for name in names]
-        tags.FilterThicknessMinimum = tags.FilterThicknessMaximum = [_decimal(x) for x in lengths]
+        tags.FilterMaterial = names
+        tags.FilterThicknessMinimum = tags.FilterThicknessMaximum = thickness
     if technique.focal_spot_mm:
         tags.FocalSpots = _decimal(technique.focal_spot_mm)
     tags.Grid = ["FIXED", "FOCUSED"] if technique.grid else "NONE"
@@ -184,7 +185,7 @@ def _save(path: Path, tags: "Dataset") -> None:
 
     from jxreg.io import write_atomic
 
-    seed = [tags.PixelData.hex(), str(tags.PositionerPrimaryAngle)]
+    seed = [bytes(tags["PixelData"].value).hex(), str(tags.PositionerPrimaryAngle)]
     tags.StudyInstanceUID = generate_uid(entropy_srcs=[*seed, "study"])
     tags.SeriesInstanceUID = generate_uid(entropy_srcs=[*seed, "series"])
     tags.SOPInstanceUID = generate_uid(entropy_srcs=[*seed, "image"])

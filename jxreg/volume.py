@@ -41,7 +41,8 @@ class Volume:
     """
 
     mu: Float[Array, "*channels x y z"]
-    """Linear attenuation [1/mm]; channels, such as materials, add up to that of the voxel."""
+    """Linear attenuation [1/mm]; channels, such as materials, add up to that of the voxel. For
+    `jxreg.scene` also densities [g/cm^3], one channel a material."""
     affine: Float[Array, "4 4"]
     """World from index: RAS+ [mm] of the voxel centre (i, j, k); may be oblique or sheared."""
     isocenter: Float[Array, "3"]

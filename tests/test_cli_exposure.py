@@ -2,17 +2,15 @@
 
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pydicom
 import pytest
-from cli_inputs import REGISTER
 
 from jxreg.camera import Camera
 from jxreg.cli import main
 from jxreg.cli.exposure import PhysicsOptions, _setup
-from jxreg.io import load_camera, load_frames, load_pose, load_volume
+from jxreg.io import load_camera, load_frames
 from jxreg.physics.blur import modulation
 
 pytest_plugins = ["cli_inputs"]
@@ -26,7 +24,7 @@ def render(inputs, out, *words):
     return code, out
 
 
-def test_a_dx_image_has_the_camera_the_start_and_the_technique(inputs, tmp_path):
+def test_a_dx_image_has_the_camera_the_angles_and_the_technique(inputs, tmp_path):
     words = "--physics --kvp 90 --filter aluminium 3 copper 0.1 --mas 2 --noise 1 --scatter 0.4"
     words += " --grid"
     code, path = render(inputs, tmp_path / "xray.dcm", *words.split())
@@ -34,16 +32,16 @@ def test_a_dx_image_has_the_camera_the_start_and_the_technique(inputs, tmp_path)
     frames, camera = load_frames(path), load_camera(tmp_path / "xray.json")
     np.testing.assert_allclose(frames.camera.intrinsic[0], camera.intrinsic, rtol=1e-5)
     np.testing.assert_allclose(frames.camera.sdd[0], camera.sdd)
-    pose = load_pose(tmp_path / "xray.json")
-    volume = load_volume(inputs / "ct.nii.gz")
-    start = REGISTER.initial_pose(volume, jax.tree.map(lambda x: x[0], frames))
-    np.testing.assert_allclose(start.as_matrix(), pose.as_matrix(), atol=1e-2)  # mm at 650 mm
+    angles = np.degrees(np.array([frames.carm.primary[0], frames.carm.secondary[0]]))
+    np.testing.assert_allclose(angles, [30.0, -15.0], rtol=1e-5)
+    np.testing.assert_allclose(frames.carm.source_to_isocenter[0], 650.0, rtol=1e-5)
     tags = pydicom.dcmread(path)
     assert (tags.Modality, float(tags.KVP), int(tags.ExposureInuAs)) == ("DX", 90.0, 2000)
     assert tags.pixel_array.max() < 65535  # the open field is at 80 %
     about = json.loads((tmp_path / "xray.about.json").read_text())["physics"]
     assert about["scatter_to_primary"] == 0.4
     assert 50 < about["mean_kev"] < 55
+    assert about["materials"] == ["soft", "bone"]
 
 
 def test_a_png_keeps_absolute_attenuation_that_the_seed_repeats(inputs, tmp_path):
@@ -84,6 +82,8 @@ def test_each_option_turns_on_its_part():
         ("--physics --kvp 300", "kV"),
         ("--physics --filter unobtainium 1", "unobtainium"),
         ("--physics --scatter -1", "--scatter"),
+        ("--physics --modality mr", "structural MR"),
+        ("--physics --modality labels", "intensities"),
         ("--physics --focal-spot 0", "--focal-spot"),
     ],
 )

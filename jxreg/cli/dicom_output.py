@@ -29,6 +29,8 @@ class Technique(NamedTuple):
     focal_spot_mm: float = 0.0
     """0 if it has no size."""
     grid: bool = False
+    counting: bool = False
+    """The detector counts photons."""
 
 
 def write_xa(
@@ -107,7 +109,8 @@ def write_dx(
     region.CodeValue, region.CodingSchemeDesignator = "38266002", "SCT"
     region.CodeMeaning = "Entire body"
     tags.AcquisitionContextSequence = []
-    tags.PositionerType, tags.DetectorType = "CARM", "SCINTILLATOR"
+    tags.PositionerType = "CARM"
+    tags.DetectorType = "DIRECT" if technique.counting else "SCINTILLATOR"
     _add_detector(tags, camera)
     _add_technique(tags, technique)
     _save(path, tags)

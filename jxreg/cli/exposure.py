@@ -115,7 +115,8 @@ def simulated(
     from jxreg.physics.readout import digitised, full_scale
     from jxreg.physics.signal import attenuation_of, quanta
 
-    kvp, mas = options.kvp or 80.0, options.mas or 1.0
+    kvp = 80.0 if options.kvp is None else options.kvp
+    mas = 1.0 if options.mas is None else options.mas
     filters = options.filter or (("aluminium", 3.0),)
     spectrum = tube_spectrum(kvp, filters, mas)
     response = _response(options, spectrum.energies)
@@ -129,6 +130,7 @@ def simulated(
     expected = exposed(primary, camera, setup)
     signal = _with_noise(options, expected, camera, setup)
     numbers = digitised(signal, full_scale(expected.reference))
+    spot = options.focal_spot or 0.0
     about = {
         "kvp": kvp,
         "mas": mas,
@@ -142,11 +144,11 @@ def simulated(
         "noise_seed": options.noise,
         "scatter_to_primary": options.scatter or 0.0,
         "grid": options.grid,
-        "focal_spot_mm": options.focal_spot or 0.0,
+        "focal_spot_mm": spot,
         "half_transfer_per_mm": options.resolution,
         "heel": options.heel,
     }
-    technique = Technique(kvp, mas, tuple(filters), options.focal_spot or 0.0, options.grid)
+    technique = Technique(kvp, mas, tuple(filters), spot, options.grid, options.counting)
     attenuation = np.asarray(attenuation_of(signal, expected.reference))
     return Simulated(attenuation, np.asarray(numbers), technique, about)
 

@@ -202,7 +202,7 @@ def test_a_landmark_behind_the_source_has_no_projection_and_no_nan(camera):
     found = all_metrics(truth, truth, mixed, camera)
     assert found["mpd"] == np.inf
     assert found["mrpe"] == np.inf
-    slopes = all_gradients(jnp.full(6, 1e-3), truth, mixed, camera)
+    slopes = all_gradients(1e-3 * jnp.ones(6), truth, mixed, camera)
     for name, slope in slopes.items():
         assert np.isfinite(slope).all(), name
 

@@ -1,5 +1,7 @@
 """Eight ways to write a rigid motion: there and back, and their derivatives."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +36,13 @@ def motions(sample: str, dtype) -> SE3:
     return _exps(jnp.asarray(twists, dtype))
 
 
+@functools.cache
+def there_and_back(name: str):
+    """Motions to numbers and back, compiled once for each way to write them."""
+    entry = PARAMETRISATIONS[name]
+    return quick_jit(jax.vmap(lambda motion: entry.motion(entry.numbers(motion))))
+
+
 def difference(one: SE3, other: SE3):
     """Largest difference of entries of the two rotation matrices, and of the translations [mm]."""
     turn = jnp.abs(one.rotation().as_matrix() - other.rotation().as_matrix()).max()
@@ -54,11 +63,9 @@ def test_there_and_back(name, dtype):
     """To rounding: of entries up to 1 and, in mm, of a logarithm up to 300."""
     turn_mm = {"float32": (3e-6, 1e-3), "float64": (1e-13, 1e-10)}[dtype]
     with jax.enable_x64(dtype == "float64"):
-        entry = PARAMETRISATIONS[name]
-        there_and_back = quick_jit(jax.vmap(lambda motion: entry.motion(entry.numbers(motion))))
         for sample in SAMPLES:
             given = motions(sample, dtype)
-            found = there_and_back(given)
+            found = there_and_back(name)(given)
             assert found.wxyz_xyz.dtype == dtype
             turn, mm = difference(found, given)
             assert turn < turn_mm[0], sample
@@ -69,8 +76,8 @@ def test_there_and_back(name, dtype):
 def test_a_tiny_rotation_keeps_its_digits(name):
     """Of 1e-7 rad, where the matrix of float64 still has nine."""
     with jax.enable_x64(True):
-        entry, given = PARAMETRISATIONS[name], motions("hardly", jnp.float64)
-        found = quick_jit(jax.vmap(lambda motion: entry.motion(entry.numbers(motion))))(given)
+        given = motions("hardly", jnp.float64)
+        found = there_and_back(name)(given)
         sign = jnp.sign(found.wxyz_xyz[:, :1] * given.wxyz_xyz[:, :1])
         vector = (sign * found.wxyz_xyz)[:, 1:4]
         np.testing.assert_allclose(vector, given.wxyz_xyz[:, 1:4], atol=1e-15)

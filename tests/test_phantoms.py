@@ -148,7 +148,7 @@ def test_a_ray_that_misses_or_ends_before_sees_nothing():
     def total(end):
         return phantoms.line_integral(phantom, start, end).sum()
 
-    assert np.isfinite(jax.vmap(jax.grad(total))(ends)).all()
+    assert np.isfinite(jax.jit(jax.vmap(jax.grad(total)))(ends)).all()
 
 
 def test_rays_along_an_axis_and_in_a_face_are_finite_with_finite_gradients():
@@ -204,7 +204,7 @@ def test_pose_gradient_of_the_exact_drr_equals_central_differences():
             image = phantoms.exact_drr(blob, camera, jaxlie.SE3.exp(twist) @ pose)
             return jnp.sum(weights * image)
 
-        gradient = jax.grad(score)(jnp.zeros(6))
+        gradient = jax.jit(jax.grad(score))(jnp.zeros(6))
         h = 1e-5 * jnp.eye(6)
         numeric = jnp.array([(score(e) - score(-e)) / 2e-5 for e in h])
         np.testing.assert_allclose(gradient, numeric, atol=1e-6 * float(abs(numeric).max()))

@@ -9,6 +9,7 @@ from jxreg.similarity import gradient_correlation, robust_weights
 from jxreg.similarity.robust import weighted_quantile
 
 SIZE = 64
+weights_of = jax.jit(robust_weights, static_argnames="limit")
 
 
 def anatomy(shift=0.0):
@@ -32,7 +33,7 @@ def edge_of_tool():
 
 
 def test_a_tool_loses_its_weight_and_the_rest_keeps_it():
-    weights = np.asarray(robust_weights(anatomy(), anatomy() + 4 * tool()))
+    weights = np.asarray(weights_of(anatomy(), anatomy() + 4 * tool()))
     assert np.median(weights[edge_of_tool()]) < 0.1
     far = np.asarray(tool()) == 0
     far &= ~edge_of_tool()
@@ -42,7 +43,7 @@ def test_a_tool_loses_its_weight_and_the_rest_keeps_it():
 @pytest.mark.parametrize("shift", [0.0, 2.0, 8.0])
 def test_anatomy_keeps_its_weight_at_any_pose(shift):
     """Otherwise a wrong pose could drop what speaks against it."""
-    weights = robust_weights(anatomy(shift), anatomy())
+    weights = weights_of(anatomy(shift), anatomy())
     assert float(jnp.median(weights)) > 0.8
     assert float(weights.mean()) > 0.7
 
@@ -53,24 +54,24 @@ def test_weights_at_the_limit(limit):
     ramp = jnp.tile(jnp.arange(SIZE, dtype=jnp.float32), (SIZE, 1))
     bump = jnp.zeros_like(ramp).at[40:, :].add(0)
     fixed = ramp + jnp.where(jnp.arange(SIZE) > 58, limit * (jnp.arange(SIZE) - 58.0), 0) + bump
-    weights = robust_weights(ramp, fixed, limit=limit)
+    weights = weights_of(ramp, fixed, limit=limit)
     np.testing.assert_allclose(weights[30, 61], 0.25, atol=1e-4)
     np.testing.assert_allclose(weights[30, 20], 1.0, atol=1e-4)
 
 
 def test_unit_and_offset_do_not_matter():
     fixed = anatomy() + 4 * tool()
-    one = robust_weights(anatomy(1.0), fixed)
-    np.testing.assert_allclose(robust_weights(anatomy(1.0), 50 * fixed + 7), one, atol=1e-3)
-    np.testing.assert_allclose(robust_weights(0.02 * anatomy(1.0) - 3, fixed), one, atol=1e-3)
+    one = weights_of(anatomy(1.0), fixed)
+    np.testing.assert_allclose(weights_of(anatomy(1.0), 50 * fixed + 7), one, atol=1e-3)
+    np.testing.assert_allclose(weights_of(0.02 * anatomy(1.0) - 3, fixed), one, atol=1e-3)
 
 
 def test_what_is_masked_has_no_influence():
     fixed = anatomy(1.0)
     mask = jnp.ones((SIZE, SIZE)).at[:20].set(0)
     spoiled = fixed.at[:19].set(jnp.nan)
-    weights = robust_weights(anatomy(), spoiled, mask)
-    np.testing.assert_allclose(weights[21:], robust_weights(anatomy(), fixed, mask)[21:], atol=1e-6)
+    weights = weights_of(anatomy(), spoiled, mask)
+    np.testing.assert_allclose(weights[21:], weights_of(anatomy(), fixed, mask)[21:], atol=1e-6)
     assert bool(jnp.isfinite(weights).all())
 
 
@@ -79,7 +80,7 @@ def test_the_similarity_is_that_of_what_is_explained():
     fixed = anatomy() + 4 * tool()
 
     def score(shift, weighted):
-        mask = robust_weights(anatomy(shift), fixed) if weighted else jnp.ones_like(fixed)
+        mask = weights_of(anatomy(shift), fixed) if weighted else jnp.ones_like(fixed)
         return float(gradient_correlation(anatomy(shift), fixed, mask))
 
     assert score(0.0, False) < 0.3

@@ -58,7 +58,7 @@ def seen():
     camera = Camera.from_sdd(1020.0, (64, 64), (5.6, 5.6))
     level = Level(64, 0)
     scene = Scene(volume, Frame(jnp.zeros((64, 64)), camera), volume, None)
-    xray = alignment.predict((scene,), (pose,))
+    xray = jax.jit(alignment.predict)((scene,), (pose,))
 
     @jax.jit
     def signals(factor, depth):

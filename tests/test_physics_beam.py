@@ -107,6 +107,7 @@ def test_derivatives_are_those_of_finite_differences():
     )
 
 
+@pytest.mark.slow
 def test_second_derivative_in_the_areas():
     beam, some = coarse_beam(), areas()
     inputs = tuple(jnp.asarray(x) for x in beam)

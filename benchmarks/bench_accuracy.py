@@ -6,11 +6,11 @@
 Protocol (van de Kraats et al., IEEE TMI 24(9), 2005): each file in benchmarks/starts/ holds 80
 views of a CT, every one with a start, 10 in each bin of 10 mm of initial mTRE. An X-ray of the view
 is made by `simulated_xray` from the full CT, and registered from the start with the default
-configuration, or with `--far` with other starts around the given one (`FAR`). A run is a success if
-its mRPD is below 2 mm. The capture range is the initial mTRE of the first bin, going outwards, with
-a success rate below 95 %. Runs without a pose are failures. The CTs are looked for in `$JXREG_DATA`
-and must have the checksum of the file of starts. Runs are written as they are finished, and a
-second call goes on where the first one was stopped.
+configuration; with `--far` from what a search around the start finds (`AROUND`). A run is a success
+if its mRPD is below 2 mm. The capture range is the initial mTRE of the first bin, going outwards,
+with a success rate below 95 %. Runs without a pose are failures. The CTs are looked for in
+`$JXREG_DATA` and must have the checksum of the file of starts. Runs are written as they are
+finished, and a second call goes on where the first one was stopped.
 """
 
 import argparse
@@ -35,11 +35,9 @@ from simulated_xray import materials, simulate
 import jxreg
 from jxreg import evaluation, metrics
 from jxreg.evaluation import Outcome, Protocol
+from jxreg.global_search import AROUND
 from jxreg.io.start_file import StartFile, load_starts
-from jxreg.register import FAR, RegisterConfig
 
-CONFIGS = {False: RegisterConfig(), True: RegisterConfig(nearby=FAR)}
-"""By `--far`."""
 ASKED_MM = 60.0
 """Capture range that is asked for."""
 
@@ -57,7 +55,7 @@ def run(
     ct: jxreg.Volume,
     crop: float,
     todo: list[int],
-    config: RegisterConfig,
+    far: bool,
 ) -> Iterator[dict]:
     """Registers each case; the first one of a volume compiles."""
     landmarks, isocenter = (
@@ -72,7 +70,8 @@ def run(
         image = make(jax.random.key(1000 * starts.key + number), two, starts.camera, truth)
         began = time.perf_counter()
         frame = jxreg.Frame(image, starts.camera)
-        result = jxreg.register(registered, frame, start, config=config)
+        around = jxreg.search(registered, frame, start, config=AROUND) if far else start
+        result = jxreg.register(registered, frame, around)
         jax.block_until_ready(result)
         seconds = time.perf_counter() - began
         errors = judge(result.pose, truth, landmarks, starts.camera)
@@ -163,14 +162,15 @@ def table(lines: list[dict]) -> Table:
 
 def begin(options: argparse.Namespace, files: dict[str, StartFile]) -> dict:
     """A new report, or the one that is to be gone on with."""
-    new = setting(__doc__) | timing.machine() | {"config": repr(CONFIGS[options.far])}
+    new = setting(__doc__) | timing.machine()
+    new["search"] = repr(AROUND) if options.far else None
     new["starts"] = {name: accuracy.sha256(options.starts / f"{name}.json") for name in files}
     if not options.out.exists():
         return new
     report = json.loads(options.out.read_text())
     old = report.get("starts", {})
     same = all(old.get(name, checksum) == checksum for name, checksum in new["starts"].items())
-    if report.get("config") != new["config"] or not same:
+    if any(report.get(key) != new[key] for key in ("config", "search")) or not same:
         raise SystemExit(f"{options.out}: of another configuration or other starts; give --out")
     report["starts"] = old | new["starts"]
     return report
@@ -198,8 +198,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Shows a table; writes everything as JSON."""
-    options = arguments()
-    config, console = CONFIGS[options.far], Console(width=None if os.isatty(1) else 140)
+    options, console = arguments(), Console(width=None if os.isatty(1) else 140)
     files = {name: load_starts(options.starts / f"{name}.json") for name in options.cts}
     report = begin(options, files)
     done = {(run["ct"], run["crop_mm"], run["case"]) for run in report["runs"]}
@@ -213,7 +212,7 @@ def main() -> None:
             bar = progress.add_task(name, total=total, completed=total - left)
             ct = load_ct(options, starts) if left else None
             for crop, numbers in todo.items():
-                for row in run(name, starts, ct, crop, numbers, config) if numbers else ():
+                for row in run(name, starts, ct, crop, numbers, options.far) if numbers else ():
                     report["runs"].append(row)
                     timing.write(options.out, json.dumps(report, indent=1))
                     progress.advance(bar)

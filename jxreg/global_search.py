@@ -57,6 +57,17 @@ class SearchConfig:
     """As in `RegisterConfig`."""
 
 
+AROUND = SearchConfig(
+    primary_degrees=30.0,
+    secondary_degrees=30.0,
+    roll_degrees=25.0,
+    depth=80.0,
+    directions=80,
+    depths=3,
+)
+"""Around a start that is up to 80 mm off (mTRE): `search(volume, frame, start, config=AROUND)`."""
+
+
 def make_library(
     volume: Volume,
     camera: Camera,

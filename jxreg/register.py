@@ -56,10 +56,6 @@ class Nearby:
     """Farthest about each axis [rad]."""
 
 
-FAR = Nearby(count=64, kept=6, carried=3, shift=40.0, rotation=0.4)
-"""For starts that are 40 to 80 mm off; takes about twice as long as none."""
-
-
 @dataclass(frozen=True)
 class RegisterConfig:
     """How `register` refines and judges a pose. The defaults are meant to need no tuning."""

@@ -90,9 +90,10 @@ def register_views(
     check_views(frames, camera_from_rig, config)
     if rig_from_world is None:
         rig_from_world = search_views(volume, frames, camera_from_rig, config=search_of(config))
-    found = rig_from_world if isinstance(rig_from_world, Found) else None
-    pose = rig_from_world if found is None else best_of(found)
-    start = rig_of((pose,), camera_from_rig)
+    found = None
+    if isinstance(rig_from_world, Found):
+        found, rig_from_world = rig_from_world, best_of(rig_from_world)
+    start = rig_of((rig_from_world,), camera_from_rig)
     return solve((volume,), tuple(frames), start, config, geometry, found=found)[0]
 
 

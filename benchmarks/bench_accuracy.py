@@ -160,10 +160,10 @@ def table(lines: list[dict]) -> Table:
     return shown
 
 
-def begin(options: argparse.Namespace, files: dict[str, StartFile]) -> dict:
+def begin(options: argparse.Namespace, files: dict[str, StartFile], far: bool = False) -> dict:
     """A new report, or the one that is to be gone on with."""
     new = setting(__doc__) | timing.machine()
-    new["search"] = repr(AROUND) if options.far else None
+    new["search"] = repr(AROUND) if far else None
     new["starts"] = {name: accuracy.sha256(options.starts / f"{name}.json") for name in files}
     if not options.out.exists():
         return new
@@ -200,7 +200,7 @@ def main() -> None:
     """Shows a table; writes everything as JSON."""
     options, console = arguments(), Console(width=None if os.isatty(1) else 140)
     files = {name: load_starts(options.starts / f"{name}.json") for name in options.cts}
-    report = begin(options, files)
+    report = begin(options, files, options.far)
     done = {(run["ct"], run["crop_mm"], run["case"]) for run in report["runs"]}
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:

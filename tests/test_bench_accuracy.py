@@ -62,7 +62,7 @@ def test_each_ct_and_all_of_them_are_told():
 
 
 def test_a_report_of_something_else_is_not_gone_on_with(tmp_path):
-    options = Namespace(out=tmp_path / "report.json", starts=accuracy.STARTS, far=False)
+    options = Namespace(out=tmp_path / "report.json", starts=accuracy.STARTS)
     files = {"head": load_starts(accuracy.STARTS / "head.json")}
     report = bench_accuracy.begin(options, files)
     report["runs"] = [row("head", 0, 5.0, 0.5)]

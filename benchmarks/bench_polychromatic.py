@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 from bench_register import CAMERA, OFFSET, START, VIEW, bone_landmarks, crop_ends
-from outcome import outcome, resumed, setting, summary
+from outcome import outcome, resumed, run_volumes, setting, summary
 from rich.console import Console
-from rich.progress import Progress
+from simulated_xray import Acquisition, detected, scattered
 
 import jxreg
 from jxreg import drr, metrics, simulation
@@ -34,7 +34,6 @@ from jxreg.physics import beam_of, intensity, material, tube_spectrum
 from jxreg.physics.response import scintillator
 from jxreg.physics.tissue import Thresholds
 from jxreg.pose import from_carm, perturb
-from jxreg.similarity.windows import gaussian_smooth
 from jxreg.volume import Beam
 
 LOOP_KVP = 90.0
@@ -45,7 +44,7 @@ MATERIALS = material("soft"), material("bone")
 IN_THE_XRAY = Thresholds(bone_from=250.0, bone_to=1100.0)
 ENERGY_CT = 65.0
 RENDERERS = "monochromatic", "polychromatic"
-PHOTONS = 20_000.0
+ACQUISITION = Acquisition()
 SCATTER = 0.1, 0.6
 """Scatter over the primary signal in the patient's shadow."""
 
@@ -60,13 +59,8 @@ def response(energies) -> np.ndarray:
 def image_of(key, volume, pose, scatter):
     """Attenuation as a reader of a 12-bit linear detector would make it."""
     primary = jnp.exp(-simulation.project(volume, CAMERA, pose, drr.siddon()))
-    source = -primary * jnp.log(primary)
-    spread = gaussian_smooth(source, 0.15 * primary.shape[1])
-    shadow = (primary < 0.95).astype(primary.dtype)
-    amount = (shadow * primary).sum() / jnp.maximum((shadow * spread).sum(), 1e-6)
-    signal = gaussian_smooth(primary + scatter * amount * spread, 0.6)
-    counts = jax.random.poisson(key, PHOTONS * signal).astype(signal.dtype)
-    grey = jnp.clip(jnp.round(4095 * counts / (1.1 * PHOTONS)), 0, 4095)
+    stray = scatter * scattered(primary, ACQUISITION.scatter_width)
+    grey = detected(key, primary + stray, ACQUISITION)
     return attenuation(grey, grey.max())
 
 
@@ -168,20 +162,11 @@ def main() -> None:
     options, console = parser.parse_args(), Console()
     new = setting(__doc__) | timing.machine() | {"seed": options.seed, "crop_mm": options.crop}
     report = resumed(options.out, new, ("config", "seed", "crop_mm"))
-    with Progress(console=console) as progress:
-        for path in options.volumes:
-            old = [row["case"] for row in report["runs"] if row["ct"] == path.name]
-            done = {case for case in old if old.count(case) == len(RENDERERS)}
-            report["runs"] = [
-                row for row in report["runs"] if row["ct"] != path.name or row["case"] in done
-            ]
-            total, finished = (len(RENDERERS) * n for n in (options.cases, len(done)))
-            bar = progress.add_task(path.name, total=total, completed=finished)
-            ct = jxreg.load_volume(path, crop_air=False)
-            for row in run(ct, options.crop, options.cases, options.seed, done):
-                report["runs"].append({"ct": path.name, **row})
-                timing.write(options.out, json.dumps(report, indent=1))
-                progress.advance(bar)
+
+    def rows_of(ct: jxreg.Volume, done: set[int]) -> Iterator[dict]:
+        return run(ct, options.crop, options.cases, options.seed, done)
+
+    run_volumes(options, report, rows_of, len(RENDERERS), console)
     report["summary"] = lines(report["runs"])
     timing.write(options.out, json.dumps(report, indent=1))
     for one in report["summary"]:

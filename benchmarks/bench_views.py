@@ -21,9 +21,8 @@ import numpy as np
 import timing
 from bench_register import CAMERA, OFFSET, START, VIEW, bone_landmarks, crop_ends
 from jaxlie import SE3
-from outcome import outcome, resumed, setting, summary
+from outcome import outcome, resumed, run_volumes, setting, summary
 from rich.console import Console
-from rich.progress import Progress
 from simulated_xray import materials, simulate
 
 import jxreg
@@ -128,19 +127,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench_views.json"))
     options, console = parser.parse_args(), Console()
     report = begin(options)
-    with Progress(console=console) as progress:
-        for path in options.volumes:
-            old = [row["case"] for row in report["runs"] if row["ct"] == path.name]
-            done = {case for case in old if old.count(case) == 2}
-            report["runs"] = [
-                row for row in report["runs"] if row["ct"] != path.name or row["case"] in done
-            ]
-            bar = progress.add_task(path.name, total=2 * options.cases, completed=2 * len(done))
-            ct = jxreg.load_volume(path, crop_air=False)
-            for row in run(ct, options.crop, options.cases, options.seed, done):
-                report["runs"].append({"ct": path.name, **row})
-                timing.write(options.out, json.dumps(report, indent=1))
-                progress.advance(bar)
+
+    def rows_of(ct: jxreg.Volume, done: set[int]) -> Iterator[dict]:
+        return run(ct, options.crop, options.cases, options.seed, done)
+
+    run_volumes(options, report, rows_of, 2, console)
     report["summary"] = lines(report["runs"])
     timing.write(options.out, json.dumps(report, indent=1))
     for line in report["summary"]:

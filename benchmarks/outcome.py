@@ -1,13 +1,18 @@
 """What the benchmarks of registration write down: a row for each case, rates, and the setting."""
 
+import argparse
 import json
 import platform
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import timing
+from rich.console import Console
+from rich.progress import Progress
 
 import jxreg
 from jxreg import metrics
@@ -72,3 +77,34 @@ def resumed(path: Path, new: dict, same: tuple[str, ...]) -> dict:
         if report.get(key) != new[key]:
             raise SystemExit(f"{path}: of another {key}; give --out")
     return report
+
+
+def run_volumes(
+    options: argparse.Namespace,
+    report: dict,
+    rows_of: Callable[[jxreg.Volume, set[int]], Iterator[dict]],
+    each: int,
+    console: Console,
+) -> None:
+    """Adds the rows of every CT to a report, writing it after each row.
+
+    Args:
+        options: With `volumes`, `cases` and `out`.
+        report: From `resumed`; cases that have all their rows are not run again.
+        rows_of: From a CT and the cases that are done to the rows of the others.
+        each: Rows of a case.
+        console: Where the progress is shown.
+    """
+    with Progress(console=console) as progress:
+        for path in options.volumes:
+            old = [row["case"] for row in report["runs"] if row["ct"] == path.name]
+            done = {case for case in old if old.count(case) == each}
+            report["runs"] = [
+                row for row in report["runs"] if row["ct"] != path.name or row["case"] in done
+            ]
+            total, finished = each * options.cases, each * len(done)
+            bar = progress.add_task(path.name, total=total, completed=finished)
+            for row in rows_of(jxreg.load_volume(path, crop_air=False), done):
+                report["runs"].append({"ct": path.name, **row})
+                timing.write(options.out, json.dumps(report, indent=1))
+                progress.advance(bar)

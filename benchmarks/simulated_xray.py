@@ -80,12 +80,19 @@ def expose(
     """Grey values of a 12-bit linear detector."""
     soft, bone = drr.render(two_materials, camera, pose, drr.siddon())
     primary = _primary(soft, bone, beam.steel)
-    scatter = acquisition.scatter * _scatter(primary, acquisition.scatter_width)
+    scatter = acquisition.scatter * scattered(primary, acquisition.scatter_width)
     if beam.open is not None:
         primary = primary * (0.005 + 0.995 * beam.open)
         scatter = scatter * (0.3 + 0.7 * beam.open.mean())
         scatter = scatter * (0.3 + 0.7 * gaussian_smooth(beam.open, 4.0))
-    signal = gaussian_smooth(primary + scatter, acquisition.blur)
+    return detected(key, primary + scatter, acquisition)
+
+
+def detected(
+    key: PRNGKeyArray, arriving: Float[Array, "rows columns"], acquisition: Acquisition
+) -> Float[Array, "rows columns"]:
+    """Grey values of what arrives at the detector, 1 in air."""
+    signal = gaussian_smooth(arriving, acquisition.blur)
     counts = jax.random.poisson(key, acquisition.photons * signal).astype(signal.dtype)
     return jnp.clip(jnp.round(4095 * counts / (1.1 * acquisition.photons)), 0, 4095)
 
@@ -98,7 +105,7 @@ def _primary(soft, bone, steel) -> Float[Array, "rows columns"]:
     return sum(w * jnp.exp(-a * soft - b * bone - c * steel) for w, a, b, c in spectrum)
 
 
-def _scatter(primary: Float[Array, "rows columns"], width: float) -> Float[Array, "rows columns"]:
+def scattered(primary: Float[Array, "rows columns"], width: float) -> Float[Array, "rows columns"]:
     """Smooth scatter with the mean of the primary signal in the patient's shadow.
 
     Its source is what left the beam, in proportion to p exp(-p) (Ohnesorge et al., Eur Radiol 9,

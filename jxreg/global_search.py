@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import jaxlie
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from jxreg import matching
 from jxreg.camera import Camera
@@ -85,14 +85,7 @@ def make_library(
         config: The range; static.
         key: Shifts the sampled directions at random; None leaves them as they are.
     """
-    if around is None:
-        centers = _centers(config)
-    else:
-        centers = around.rotation().wxyz[None]
-    depth = config.source_to_isocenter
-    if depth is None:
-        depth = 0.69 * camera.sdd if around is None else around.apply(volume.isocenter)[2]
-    return _library(volume, camera, centers, depth, config, key)
+    return _library(volume, camera, around, jaxlie.SO3.identity(), config, key)
 
 
 def search(
@@ -150,22 +143,29 @@ def search_views(
     """
     libraries = []
     for frame, place in zip(frames, camera_from_rig, strict=True):
-        if around is None:
-            first = (place @ camera_from_rig[0].inverse()).rotation()
-            centers = jax.vmap(lambda c, first=first: (first @ jaxlie.SO3(c)).wxyz)(
-                _centers(config)
-            )
-            depth = 0.69 * frame.camera.sdd
-        else:
-            centers = (place @ around).rotation().wxyz[None]
-            depth = (place @ around).apply(volume.isocenter)[2]
-        if config.source_to_isocenter is not None:
-            depth = config.source_to_isocenter
-        libraries.append(_library(volume, frame.camera, centers, depth, config, key))
+        own = None if around is None else place @ around
+        turned = (place @ camera_from_rig[0].inverse()).rotation()
+        libraries.append(_library(volume, frame.camera, own, turned, config, key))
     return _search_views(volume, tuple(frames), tuple(camera_from_rig), tuple(libraries), config)
 
 
-def _library(volume: Volume, camera: Camera, centers, depth, config: SearchConfig, key) -> Library:
+def _library(
+    volume: Volume,
+    camera: Camera,
+    around: jaxlie.SE3 | None,
+    turned: jaxlie.SO3,
+    config: SearchConfig,
+    key: PRNGKeyArray | None,
+) -> Library:
+    """The library of one camera, which stands turned to the one that the centers are meant for."""
+    depth = config.source_to_isocenter
+    if around is None:
+        facing = [_facing(c) for c in config.primary_centers_degrees]
+        centers = jnp.stack([(turned @ each).wxyz for each in facing])
+        depth = 0.69 * camera.sdd if depth is None else depth
+    else:
+        centers = around.rotation().wxyz[None]
+        depth = around.apply(volume.isocenter)[2] if depth is None else depth
     spread = _spread(config.directions)
     if key is not None:
         spread = (spread + np.asarray(jax.random.uniform(key, (2,)))) % 1
@@ -229,11 +229,6 @@ def _seeds(volume: Volume, frame: Frame, library: Library, config: SearchConfig)
     wxyz_xyz = jnp.take_along_axis(matches.pose.wxyz_xyz, best[..., None], axis=1)
     turns = jnp.swapaxes(wxyz_xyz.reshape(4, rounds, each, 7), 0, 1)
     return jaxlie.SE3(turns.reshape(rounds, 4 * each, 7))
-
-
-def _centers(config: SearchConfig) -> Float[Array, "centers 4"]:
-    """Orientations around which the clinical range lies."""
-    return jnp.stack([_facing(c).wxyz for c in config.primary_centers_degrees])
 
 
 def _facing(primary_degrees: float) -> jaxlie.SO3:

@@ -118,6 +118,21 @@ def test_heel_falls_towards_the_anode():
     np.testing.assert_allclose(turned, factor[::-1])
 
 
+def test_the_shadow_of_the_anode_is_dark_and_finite():
+    camera, setup = camera_of(4, 8, 800.0), Setup(heel=field.Heel(), electronic_noise=20.0)
+    areas = jnp.ones((2, 4, 8))
+
+    def image(photons):
+        primary = exposure.primary_signal(areas, quanta(KAPPA, photons, RESPONSE), camera, setup)
+        noisy = exposure.drawn(jax.random.key(0), primary, camera, setup)
+        return jnp.stack([attenuation_of(x, primary.reference) for x in (primary.mean, noisy)])
+
+    shown, slope = image(PHOTONS), jax.grad(lambda photons: image(photons).sum())(PHOTONS)
+    np.testing.assert_allclose(shown[:, :, -1], -np.log(1e-6), rtol=1e-6)
+    assert float(shown[0, :, :5].max()) < 3
+    assert bool(jnp.isfinite(shown).all() and jnp.isfinite(slope).all())
+
+
 def test_collimator_opens_a_turned_rectangle_and_an_iris():
     camera = Camera.from_sdd(1000.0, (101, 101), (1.0, 1.0))
     blades = field.Collimator(half_width=20.0, half_height=10.0, penumbra=0.3, leak=0.01)
@@ -130,6 +145,8 @@ def test_collimator_opens_a_turned_rectangle_and_an_iris():
     np.testing.assert_allclose(turned, factor.T, atol=1e-12)
     iris = field.collimator_factor(camera, field.Collimator(radius=30.0, leak=0.0))
     assert float(iris.sum()) == pytest.approx(np.pi * 30**2, rel=1e-3)
+    hard = field.collimator_factor(camera, blades._replace(penumbra=0.0, leak=0.0))
+    assert [float(x) for x in hard[50, 69:72]] == [1.0, 0.5, 0.0]
 
 
 def test_a_scintillator_absorbs_by_its_area_and_its_edges():
@@ -148,6 +165,8 @@ def test_a_counting_detector_counts_what_is_above_its_threshold():
     sigma = 0.6914624612740131  # the normal distribution at half a standard deviation
     np.testing.assert_allclose(made.absorbed, [0, 0.5, sigma, 1], atol=1e-6)
     np.testing.assert_array_equal(made.signal, 1.0)
+    hard = response.counting(np.array([29.5, 30.5, 31.5]), threshold_kev=30.5, resolution_kev=0.0)
+    np.testing.assert_array_equal(hard.absorbed, [0.0, 0.5, 1.0])
     signal = exposure.primary_signal(
         jnp.zeros((2, 4, 4)), quanta(KAPPA, PHOTONS, made), camera_of(4, 4)
     )
@@ -348,6 +367,19 @@ def test_noise_of_the_logarithm_to_first_order():
     signal = mean + noise.quantum_noise(key, variance)
     assert float(shortcut.std()) == pytest.approx(0.0025, rel=5e-3)
     assert float(jnp.log(mean / signal).std()) == pytest.approx(0.0025, rel=5e-3)
+
+
+def test_noise_of_the_logarithm_has_gradients_where_nothing_arrives():
+    mean = jnp.array([[0.0, 9.0]])
+    attenuation = jnp.zeros_like(mean)
+
+    def total(mean):
+        return noise.noisy_attenuation(jax.random.key(0), attenuation, mean, mean).sum()
+
+    slope = jax.grad(total)(mean)
+    assert float(slope[0, 0]) == 0.0
+    assert bool(jnp.isfinite(slope).all())
+    assert float(slope[0, 1]) != 0.0
 
 
 def test_numbers_are_whole_saturate_and_pass_gradients_on():

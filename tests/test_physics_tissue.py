@@ -69,6 +69,15 @@ def test_thresholds_and_values_have_gradients():
     assert float(by_hu @ toward) == pytest.approx(float(up - down) / (2 * step), rel=1e-5)
 
 
+def test_a_ramp_without_width_is_a_threshold():
+    hu = jnp.array([349.0, 350.0, 351.0])
+    for end in (350.0, 100.0):
+        thresholds = Thresholds(bone_from=350.0, bone_to=end)
+        np.testing.assert_array_equal(tissue.fractions(hu, thresholds)[1], [0, 0, 1])
+        slope = jax.grad(lambda hu, t=thresholds: tissue.fractions(hu, t)[1].sum())(hu)
+        np.testing.assert_array_equal(slope, 0.0)
+
+
 def test_hard_thresholds_are_those_of_the_preset():
     hu = jnp.array([-1000.0, -800.0, -799.0, 0.0, 350.0, 351.0, 2000.0])[:, None, None]
     mixture = intensity.deepdrr(hu)

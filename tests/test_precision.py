@@ -10,6 +10,8 @@ import jxreg
 from jxreg import camera as cameras
 from jxreg import drr, metrics, pose
 from jxreg.alignment import Level
+from jxreg.physics import blur, noise
+from jxreg.physics.signal import Response
 from jxreg.refinement import levenberg_marquardt
 from jxreg.register import RegisterConfig
 
@@ -50,6 +52,15 @@ CALLS = {
     "twist_between": lambda p: pose.twist_between(p, p, POINTS[0]),
     "project_points": lambda p: cameras.project_points(CAMERA, p, POINTS),
     "downsample": lambda p: cameras.downsample(CAMERA, 2),
+    "modulation": lambda p: blur.modulation(blur.gaussian(p.translation()[0]), jnp.ones(2)),
+    "sampled_signal": lambda p: noise.sampled_signal(
+        jax.random.key(0),
+        p.translation()[:, None, None],
+        jnp.ones((3, 2)),
+        jnp.ones(2),
+        Response(jnp.ones(2), jnp.ones(2)),
+        jnp.ones((1, 1)),
+    ),
     "mrpd": lambda p: metrics.mrpd(p, p, POINTS),
 }
 

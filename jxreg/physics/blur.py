@@ -66,7 +66,7 @@ def focal_spot(
 def modulation(spread: Spread, frequency: Float[Array, " n"]) -> Float[Array, " n"]:
     """Modulation transfer along a row at spatial frequencies [1/mm], before sampling."""
     exponent = -2 * (jnp.pi * spread.sigmas[:, 1, None] * frequency) ** 2
-    return spread.weights @ jnp.exp(exponent)
+    return (spread.weights[:, None] * jnp.exp(exponent)).sum(0)
 
 
 @jax.jit

@@ -14,6 +14,8 @@ from jxreg.camera import Camera, detector_points, pixel_grid, pixel_spacing
 
 _OPEN = 1e6
 """A blade this far from the centre is not there [mm]."""
+_SHARP = 1e-6
+"""Standard deviation that stands for a hard edge [mm]."""
 
 
 class Heel(NamedTuple):
@@ -45,7 +47,7 @@ class Collimator(NamedTuple):
     turn_degrees: ArrayLike = 0.0
     """Turn of the blades from x to y [deg]."""
     penumbra: ArrayLike = 0.5
-    """Standard deviation of the soft edge [mm]."""
+    """Standard deviation of the soft edge [mm]; 0 is a hard one."""
     leak: ArrayLike = 0.002
     """Share of the radiation that passes through the blades."""
 
@@ -92,7 +94,7 @@ def collimator_factor(camera: Camera, collimator: Collimator) -> Float[Array, "r
         (-down, collimator.half_height),
         (off, collimator.radius),
     ):
-        inside = (limit - distance) / (jnp.sqrt(2.0) * collimator.penumbra)
+        inside = (limit - distance) / (jnp.sqrt(2.0) * jnp.maximum(collimator.penumbra, _SHARP))
         opened = opened * (1 + erf(inside)) / 2
     leak = jnp.asarray(collimator.leak, x.dtype)
     return leak + (1 - leak) * opened

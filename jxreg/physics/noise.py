@@ -49,8 +49,12 @@ def noisy_attenuation(
     mean: Float[Array, "rows columns"],
     variance: Float[Array, "rows columns"],
 ) -> Float[Array, "rows columns"]:
-    """Attenuation with noise to first order: variance / mean^2, without a logarithm of noise."""
-    relative = _root(variance) / jnp.maximum(mean, jnp.finfo(mean.dtype).tiny)
+    """Attenuation with noise to first order: variance / mean^2, without a logarithm of noise.
+
+    Where nothing arrives there is none.
+    """
+    some = mean > 0
+    relative = jnp.where(some, _root(variance) / jnp.where(some, mean, 1.0), 0.0)
     return attenuation + relative * jax.random.normal(key, mean.shape, mean.dtype)
 
 
@@ -85,7 +89,7 @@ def sampled_signal(
 
     def add(sums, item):
         index, coefficients, photon, absorbed, signal = item
-        primary = focus(lit * jnp.exp(-jnp.tensordot(coefficients, areas, 1)))
+        primary = focus(lit * jnp.exp(-jnp.tensordot(coefficients, areas, 1, precision="highest")))
         rate = photon * absorbed * jnp.maximum(primary + stray, 0.0)
         count = jax.random.poisson(jax.random.fold_in(drawing, index), rate).astype(lit.dtype)
         return (sums[0] + signal * count, sums[1] + signal**2 * count), None

@@ -10,6 +10,8 @@ from jxreg.physics.signal import Response
 
 _K_EDGES = (33.169, 35.985)
 """Of iodine and caesium [keV]."""
+_SHARP_KEV = 1e-6
+"""Resolution that stands for a hard threshold."""
 
 
 def scintillator(
@@ -56,12 +58,13 @@ def counting(
     Args:
         energies: Of the bins [keV].
         threshold_kev: Energy above which a photon counts.
-        resolution_kev: Standard deviation of the energy as it is measured.
+        resolution_kev: Standard deviation of the energy as it is measured; 0 is a hard threshold.
         absorber: Of the sensor; None stops every photon.
         thickness_mm: Of the sensor.
     """
     kev = jnp.asarray(energies, float)
-    seen = (1 + erf((kev - threshold_kev) / (jnp.sqrt(2.0) * resolution_kev))) / 2
+    width = jnp.sqrt(2.0) * jnp.maximum(resolution_kev, _SHARP_KEV)
+    seen = (1 + erf((kev - threshold_kev) / width)) / 2
     if absorber is not None:
         seen = seen * _absorbed(absorber, np.asarray(energies, np.float64), thickness_mm, 1.0)
     return Response(seen, jnp.ones_like(kev))

@@ -132,5 +132,10 @@ def attenuation_of(
     reference: Float[Array, "rows columns"],
     floor: ArrayLike = 1e-6,
 ) -> Float[Array, "rows columns"]:
-    """Attenuation -log(S / S0), absolute; at least `floor` of the reference is taken to arrive."""
-    return -jnp.log(jnp.maximum(signal / reference, floor))
+    """Attenuation -log(S / S0), absolute; at least `floor` of the reference is taken to arrive.
+
+    Where there is no beam, in the shadow of the anode, nothing more is taken to.
+    """
+    lit = reference > 0
+    passed = jnp.where(lit, signal / jnp.where(lit, reference, 1.0), 0.0)
+    return -jnp.log(jnp.maximum(passed, floor))

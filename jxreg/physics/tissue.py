@@ -19,6 +19,8 @@ ENERGY_CT = 70.0
 """Effective energy of a CT at 120 kVp [keV]."""
 AIR_BELOW, BONE_ABOVE = -800.0, 350.0
 """Thresholds of the preset `deepdrr` [HU]."""
+_SHARP = 1e-6
+"""Width of a ramp that stands for a threshold [HU]."""
 
 
 class Thresholds(NamedTuple):
@@ -91,8 +93,9 @@ def hard_densities(hu: Float[Array, "..."]) -> Float[Array, "3 ..."]:
 
 
 def smooth_step(x: Float[Array, "..."], low: ArrayLike, high: ArrayLike) -> Float[Array, "..."]:
-    """From 0 at `low` to 1 at `high`, with slope 0 at both."""
-    t = jnp.clip((x - low) / (jnp.asarray(high) - low), 0, 1)
+    """From 0 at `low` to 1 at `high`, with slope 0 at both; a step above `low` if `high` is not."""
+    width = jnp.maximum(jnp.asarray(high) - low, _SHARP)
+    t = jnp.clip((x - low) / width, 0, 1)
     return t * t * (3 - 2 * t)
 
 

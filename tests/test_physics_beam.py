@@ -137,6 +137,14 @@ def test_few_terms_with_titanium():
     assert few.log_weights.size <= 6
 
 
+def test_a_beam_of_few_bins_is_kept_where_fewer_terms_miss_the_bound():
+    bins = tube_spectrum(90.0)
+    beam = beam_of(Spectrum(bins.energies[5::11], bins.photons[5::11]), MATERIALS)
+    assert beam.log_weights.size == 7
+    few = reduced(beam, LARGEST, 1e-12)
+    assert largest_error(few, beam, LARGEST) <= 1e-12
+
+
 def chords(source, pixels, centre, semi_axes):
     """Length of each ray inside an ellipsoid [mm]."""
     along = pixels - source
@@ -183,3 +191,7 @@ def test_a_beam_without_signal_is_refused():
     spectrum = tube_spectrum(80.0)
     with pytest.raises(InputError, match="signal"):
         beam_of(spectrum, MATERIALS, 0 * spectrum.energies)
+    with pytest.raises(InputError, match="0 bins"):
+        beam_of(Spectrum(np.array([]), np.array([])), MATERIALS)
+    with pytest.raises(InputError, match="signal between nan"):
+        beam_of(Spectrum(np.array([50.0, 60.0]), np.array([np.nan, 1.0])), MATERIALS)

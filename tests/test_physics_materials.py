@@ -7,6 +7,7 @@ import pytest
 
 from jxreg.errors import InputError
 from jxreg.physics import (
+    Spectrum,
     half_value_layer,
     mass_attenuation,
     material,
@@ -14,7 +15,7 @@ from jxreg.physics import (
     tube_spectrum,
 )
 from jxreg.physics.materials import coefficients, energy_transfer, names
-from jxreg.physics.spectra import air_kerma
+from jxreg.physics.spectra import air_kerma, filtered
 
 KEV = np.array([10, 20, 30, 40, 50, 60, 80, 100, 150])
 SPOTS = {  # xraydb and xraylib, whose digits agree; NIST XCOM within 0.07 %
@@ -157,6 +158,10 @@ REFUSED = {
     "40 to 150 kV": lambda: tube_spectrum(200.0),
     "copper": lambda: tube_spectrum(80.0, (("copper", -1.0),)),
     "mAs": lambda: tube_spectrum(80.0, mas=0.0),
+    "behind them": lambda: tube_spectrum(60.0, (("lead", 50.0),)),
+    "at least 0": lambda: filtered(tube_spectrum(60.0), (("lead", float("nan")),)),
+    "0 photons": lambda: half_value_layer(Spectrum(np.array([]), np.array([]))),
+    "share of 1.5": lambda: half_value_layer(tube_spectrum(60.0), share=1.5),
 }
 
 

@@ -43,10 +43,11 @@ def beam_of(
     energies = np.asarray(spectrum.energies, np.float64)
     response = energies if response is None else np.asarray(response, np.float64)
     weights = np.asarray(spectrum.photons, np.float64) * response
-    if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.max() > 0):
+    least, most = (weights.min(), weights.max()) if weights.size else (0.0, 0.0)
+    if not (0 <= least and 0 < most < np.inf):
         raise InputError(
             "spectrum",
-            f"signal between {weights.min():g} and {weights.max():g}",
+            f"signal between {least:g} and {most:g} in {weights.size} bins",
             "photons and a response that are not negative, and some of both",
             "check the filters and the response",
         )

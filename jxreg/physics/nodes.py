@@ -26,7 +26,7 @@ LONGEST = 0.3
 
 
 def reduced(beam: Beam, largest: Sequence[float], bound: float = BOUND) -> Beam:
-    """The beam in as few terms as keep its attenuation, five to eight.
+    """The beam in as few terms as keep its attenuation, five to eight, or in its own if fewer.
 
     Args:
         beam: All bins.
@@ -45,14 +45,14 @@ def reduced(beam: Beam, largest: Sequence[float], bound: float = BOUND) -> Beam:
             f"{kappa.shape[0]} positive area densities [g/cm^2], one a material",
             "say how much of each material a ray may cross",
         )
-    if log_weights.size <= FEWEST:
-        return beam
     full, error = Beam(kappa, log_weights), np.inf
-    for count in range(FEWEST, MOST + 1):
+    for count in range(FEWEST, min(MOST, log_weights.size - 1) + 1):
         terms = _fitted(full, _grid(box), count, bound)
         error = largest_error(terms, full, box)
         if error <= bound:
             return terms
+    if log_weights.size <= MOST:
+        return beam
     raise InputError(
         "spectrum",
         f"an error of {error:.1e} in attenuation with {MOST} terms",
@@ -112,6 +112,7 @@ def _start(full: Beam, count: int) -> Float[np.ndarray, " parameters"]:
         for part, n, share in zip(parts, groups, shares, strict=True)
         for k in range(n)
     ][:count]
+    chosen = [bins for bins in chosen if bins.size]  # one strong bin may be two groups' worth
     share = np.array([weights[bins].sum() for bins in chosen])
     mean = np.stack([full.kappa[:, bins] @ weights[bins] for bins in chosen], 1) / share
     return np.log(np.concatenate([mean, share[None]])).ravel()

@@ -19,6 +19,8 @@ from jxreg.physics.materials import (
 Filter = tuple[Material | str, float]
 """Material and thickness [mm]."""
 LOWEST_KVP, HIGHEST_KVP = 40.0, 150.0
+FEWEST_PHOTONS = 1e-20
+"""Per mm^2 at 1 m: with fewer, single precision would lose the image."""
 
 
 class Spectrum(NamedTuple):
@@ -55,9 +57,9 @@ def tube_spectrum(
         mas: Tube current times exposure time [mAs].
 
     Raises:
-        InputError: Voltage, thickness or mAs are out of range.
+        InputError: Voltage, thickness or mAs are out of range, or nothing passes the filters.
     """
-    _check(kvp, filters, mas)
+    _check(kvp, mas)
     tube = _tube()
     photons = mas * _unfiltered(tube, kvp)
     within = photons > 0
@@ -66,12 +68,30 @@ def tube_spectrum(
 
 
 def filtered(spectrum: Spectrum, filters: Sequence[Filter]) -> Spectrum:
-    """The spectrum behind filters: material and thickness [mm] of each."""
+    """The spectrum behind filters: material and thickness [mm] of each.
+
+    Raises:
+        InputError: A thickness is below 0, or nothing passes.
+    """
     photons = np.asarray(spectrum.photons, np.float64)
     for of, thickness_mm in filters:
         of = material(of) if isinstance(of, str) else of
+        if not (np.isfinite(thickness_mm) and thickness_mm >= 0):
+            raise InputError(
+                f"filter of {of.name}",
+                f"{thickness_mm} mm",
+                "a thickness of at least 0",
+                "correct it",
+            )
         area = 0.1 * of.density * thickness_mm
         photons = photons * np.exp(-area * mass_attenuation(of, spectrum.energies))
+    if not photons.sum() > FEWEST_PHOTONS:
+        raise InputError(
+            "filters",
+            f"{photons.sum():.1e} photons per mm^2 behind them",
+            f"more than {FEWEST_PHOTONS:g}",
+            "thickness is in mm, exposure in mAs",
+        )
     return Spectrum(spectrum.energies, photons)
 
 
@@ -99,10 +119,20 @@ def half_value_layer(
         spectrum: The beam.
         of: What the layer is made of.
         share: What is left of the kerma; half by default.
+
+    Raises:
+        InputError: The share is not between 0 and 1, or there is no beam.
     """
     from scipy.optimize import brentq
 
     energies, photons = np.asarray(spectrum.energies), np.asarray(spectrum.photons)
+    if not (0 < share <= 1 and photons.sum() > 0):
+        raise InputError(
+            "half-value layer",
+            f"a share of {share:g} of {photons.sum():g} photons",
+            "a share above 0 and up to 1, and a beam",
+            "correct it",
+        )
     of = material(of) if isinstance(of, str) else of
     kerma = photons * energies * energy_transfer(material("air"), energies)
     mu = 0.1 * of.density * mass_attenuation(of, energies)
@@ -131,7 +161,7 @@ def _unfiltered(tube: Tube, kvp: float) -> Float[np.ndarray, " n"]:
     return np.where(tube.energies < kvp, photons, 0.0)
 
 
-def _check(kvp: float, filters: Sequence[Filter], mas: float) -> None:
+def _check(kvp: float, mas: float) -> None:
     if not LOWEST_KVP <= kvp <= HIGHEST_KVP:
         raise InputError(
             "kvp",
@@ -141,9 +171,3 @@ def _check(kvp: float, filters: Sequence[Filter], mas: float) -> None:
         )
     if not (np.isfinite(mas) and mas > 0):
         raise InputError("mas", f"{mas}", "a positive number [mAs]", "correct it")
-    for of, thickness in filters:
-        if not (np.isfinite(thickness) and thickness >= 0):
-            name = of if isinstance(of, str) else of.name
-            raise InputError(
-                f"filter of {name}", f"{thickness} mm", "a thickness of at least 0", "correct it"
-            )

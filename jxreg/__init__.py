@@ -9,7 +9,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jxreg import metrics, pose, similarity
+    from jxreg import metrics, nets, pose, similarity
     from jxreg.ascent import refine
     from jxreg.camera import Camera
     from jxreg.drr import render
@@ -33,6 +33,7 @@ __all__ = [
     "load_frames",
     "load_volume",
     "metrics",
+    "nets",
     "pose",
     "refine",
     "register",

@@ -68,7 +68,7 @@ def xray_volume(ct: jxreg.Volume) -> jxreg.Volume:
     """What the X-rays are made of; its beam is replaced from case to case."""
     plain = jxreg.Volume(ct.mu, ct.affine, ct.isocenter)
     mixture = intensity.ct(simulation.hounsfield(ct.mu), IN_THE_XRAY, energy_ct=ENERGY_CT)
-    return simulation.material_volume(plain, mixture, xray_beam(90.0, 3.0), ENERGY_CT)
+    return simulation.material_volume(plain, mixture, xray_beam(90.0, 3.0))
 
 
 def xray_beam(kvp: float, aluminium_mm: float) -> Beam:

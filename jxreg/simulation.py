@@ -37,18 +37,17 @@ def polychromatic(
     response: ArrayLike | None = None,
     *,
     model: Model = ct,
-    energy_ct: float = ENERGY_CT,
     bound: float | None = BOUND,
     largest: Mapping[str, float] | None = None,
 ) -> Volume:
     """The volume with its materials as channels, and a beam.
 
     Args:
-        volume: Attenuation of one channel, as from `load_volume`.
+        volume: Attenuation of one channel, as from `load_volume`: that of water is `MU_WATER`.
         spectrum: Photons by energy.
         response: Signal of one photon of each energy in the detector; by default its energy.
-        model: What the values, in Hounsfield units, mean (`physics.intensity`).
-        energy_ct: Energy at which the channels are attenuation [keV].
+        model: What the values, in Hounsfield units, mean (`physics.intensity`), and at which energy
+            the channels are attenuation.
         bound: Largest error of the attenuation that fewer terms than the spectrum has may make;
             None for the full spectrum.
         largest: Area density [g/cm^2] of a material, by name, up to which the bound holds.
@@ -60,14 +59,12 @@ def polychromatic(
     beam = beam_of(spectrum, mixture.materials, response)
     if bound is not None:
         beam = reduced(beam, _largest(mixture.materials, beam, largest or {}), bound)
-    return material_volume(volume, mixture, beam, energy_ct)
+    return material_volume(volume, mixture, beam)
 
 
-def material_volume(
-    volume: Volume, mixture: Mixture, beam: Beam, energy_ct: float = ENERGY_CT
-) -> Volume:
+def material_volume(volume: Volume, mixture: Mixture, beam: Beam) -> Volume:
     """A mixture on a volume's grid, in a beam of area densities (`physics.beam_of`)."""
-    scales = area_scales(mixture.materials, energy_ct)
+    scales = area_scales(mixture.materials, mixture.energy_ct)
     mu = np.stack([np.asarray(d) / s for d, s in zip(0.1 * mixture.densities, scales, strict=True)])
     kappa = np.asarray(beam.kappa) * scales[:, None]
     relative = Beam(jnp.asarray(kappa, float), jnp.asarray(beam.log_weights, float))
@@ -146,7 +143,16 @@ def areas(
     *,
     energy_ct: float = ENERGY_CT,
 ) -> Float[Array, "m rows columns"]:
-    """Area density [g/cm^2] of each material of a material volume in every pixel."""
+    """Area density [g/cm^2] of each material of a material volume in every pixel.
+
+    Args:
+        volume: From `polychromatic` or `material_volume`.
+        materials: Those of its mixture.
+        camera: Geometry of the detector.
+        pose: Extrinsic, `camera_from_world`.
+        integrate: As in `drr.render`.
+        energy_ct: That of its mixture [keV].
+    """
     lengths = drr.render(volume, camera, pose, integrate)
     scales = jnp.asarray(area_scales(materials, energy_ct), lengths.dtype)
     return lengths * scales[:, None, None]

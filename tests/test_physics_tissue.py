@@ -99,6 +99,8 @@ def test_contrast_agent_is_what_exceeds_the_tissue():
     apart = intensity.cta(hu, vessels)
     np.testing.assert_allclose(attenuation(apart), at("water") * (1 + hu / 1000), rtol=1e-12)
     assert [bool(x > 0) for x in apart.densities[1, :, 0, 0]] == [False, False, True]  # bone
+    with pytest.raises(InputError, match="grid of the CT"):
+        intensity.cta(hu, vessels[:2])
     only = intensity.rotational_angiography(hu, above=100.0)
     np.testing.assert_allclose(only.densities[0], mixture.densities[1])
 
@@ -135,10 +137,12 @@ def test_a_cone_beam_ct_is_recalibrated_by_its_peaks():
     assert float(np.median(back[14:24])) == pytest.approx(40, abs=15)
     assert float(np.median(back[24:27, 4:8])) == pytest.approx(900, abs=25)
     assert intensity.cbct(values).densities.shape == (2, 32, 16, 16)
+    with pytest.raises(InputError, match="nearly everywhere"):
+        intensity.cbct(np.full((8, 8, 8), 300.0))
 
 
 def test_models_have_names():
-    model = intensity.model("ct", metal="steel")
+    model = intensity.model("CT", metal="steel")
     assert model(HU).materials[2].name == "steel"
     with pytest.raises(InputError, match="structural MR"):
         intensity.model("mr")

@@ -63,6 +63,18 @@ def test_channels_add_up_to_the_ct():
     np.testing.assert_allclose(back.mu, volume.mu, rtol=2e-6)
     assert made.coarser[0].beam is not None
     assert made.packed is not None
+    other = simulation.polychromatic(volume, SPECTRUM, model=intensity.model("ct", energy_ct=60.0))
+    np.testing.assert_allclose(other.mu.sum(0), volume.mu, rtol=2e-6)
+
+
+def test_a_volume_of_labels_is_made_of_their_materials():
+    ids = np.zeros((8, 8, 8), np.float32)
+    ids[2:6, 2:6, 2:6], ids[3:5, 3:5, 3:5] = 3, 117
+    volume = Volume.from_array(mu_from_hu(ids), np.diag([2.0, 2.0, 2.0, 1.0]), pyramid_mm=())
+    model = intensity.model("labels", of={3: "soft", 117: "bone"})
+    made = simulation.polychromatic(volume, SPECTRUM, model=model)
+    grams = 10 * made.mu.sum((1, 2, 3)) * simulation.area_scales(SOFT_BONE)
+    np.testing.assert_allclose(grams, [56 * 1.06, 8 * 1.92], rtol=1e-5)
 
 
 def test_one_energy_gives_the_plain_image():

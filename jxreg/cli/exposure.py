@@ -28,7 +28,7 @@ class PhysicsOptions:
     kvp: float | None = None
     """Tube voltage, 40 to 150 [kV]; 80 by default."""
     filter: tuple[tuple[str, float], ...] | None = None
-    """Material and thickness of each filter [mm]; by default aluminium 3."""
+    """Material and thickness of each filter [mm]; aluminium 3 by default, none if none is named."""
     mas: float | None = None
     """Tube current times exposure time [mAs]; 1 by default."""
     noise: int | None = None
@@ -76,10 +76,10 @@ def check_physics(options: PhysicsOptions) -> None:
     if options.modality == "labels":
         fix = "in Python, jxreg.physics.intensity.labels takes a material for each"
         raise InputError("--modality", "labels", "a modality whose numbers are intensities", fix)
-    for name, lowest in (("scatter", 0.0), ("noise", 0)):
-        value = getattr(options, name)
-        if value is not None and not lowest <= value < float("inf"):
-            raise InputError(f"--{name}", f"{value:g}", "0 or more", "correct it")
+    if options.scatter is not None and not 0 <= options.scatter < float("inf"):
+        raise InputError("--scatter", f"{options.scatter:g}", "0 or more", "correct it")
+    if options.noise is not None and not 0 <= options.noise < 2**63:
+        raise InputError("--noise", f"{options.noise}", "0 to 2^63 - 1", "correct it")
     for name in ("focal_spot", "resolution", "mas"):
         value = getattr(options, name)
         if value is not None and not 0 < value < float("inf"):
@@ -117,7 +117,7 @@ def simulated(
 
     kvp = 80.0 if options.kvp is None else options.kvp
     mas = 1.0 if options.mas is None else options.mas
-    filters = options.filter or (("aluminium", 3.0),)
+    filters = (("aluminium", 3.0),) if options.filter is None else options.filter
     spectrum = tube_spectrum(kvp, filters, mas)
     response = _response(options, spectrum.energies)
     setup = _setup(options, camera, float(pose.apply(volume.isocenter)[2]))
@@ -165,10 +165,11 @@ def _areas(volume: "Volume", camera: "Camera", pose, integrate, modality: str):
     from jxreg.simulation import hounsfield
     from jxreg.volume import Volume
 
-    materials, densities = model(modality)(hounsfield(volume.mu))
-    made = Volume.from_array(np.asarray(densities), volume.affine, volume.isocenter, pyramid_mm=())
+    mixture = model(modality)(hounsfield(volume.mu))
+    densities = np.asarray(mixture.densities)
+    made = Volume.from_array(densities, volume.affine, volume.isocenter, pyramid_mm=())
     march = render if integrate is None else functools.partial(render, integrate=integrate)
-    return materials, 0.1 * jax.jit(march)(made, camera, pose)
+    return mixture.materials, 0.1 * jax.jit(march)(made, camera, pose)
 
 
 def _response(options: PhysicsOptions, energies) -> "Response":

@@ -29,6 +29,8 @@ class Mixture(NamedTuple):
     materials: tuple[Material, ...]
     densities: Float[Array, "m x y z"]
     """Mass of each material by volume [g/cm^3]."""
+    energy_ct: float = ENERGY_CT
+    """Energy at which they attenuate as the CT says [keV]."""
 
 
 Model = Callable[[Any], Mixture]
@@ -56,7 +58,7 @@ def ct(
     if metal is not None:
         materials += (material(metal) if isinstance(metal, str) else metal,)
     shares = tissue.fractions(hu, thresholds, metal=metal is not None)
-    return Mixture(materials, tissue.densities(hu, shares, materials, energy_ct))
+    return Mixture(materials, tissue.densities(hu, shares, materials, energy_ct), energy_ct)
 
 
 def cbct(values: ArrayLike, thresholds: Thresholds = Thresholds(), **options) -> Mixture:
@@ -84,15 +86,22 @@ def cta(
         vessels: Where the vessels are; without it what exceeds `above` is iodine, bone too.
         above: Hounsfield units of blood without contrast agent, at most; traced.
         energy_ct: Effective energy of the CT [keV].
+
+    Raises:
+        InputError: The mask of the vessels is on another grid.
     """
     hu = jnp.asarray(hu, float)
+    if vessels is not None and vessels.shape != hu.shape:
+        fix = "give the mask on the grid of the CT"
+        raise InputError("vessels", f"a mask of {vessels.shape}", f"one of {hu.shape}", fix)
     soft, iodine = tissue.contrast_densities(hu, above, energy_ct)
     if vessels is None:
-        return Mixture((material("soft"), material("iodine")), jnp.stack([soft, iodine]))
+        both = material("soft"), material("iodine")
+        return Mixture(both, jnp.stack([soft, iodine]), energy_ct)
     inside, plain = jnp.asarray(vessels) > 0, ct(hu, energy_ct=energy_ct)
     parts = [jnp.where(inside, soft, plain.densities[0])]
     parts += [jnp.where(inside, 0, plain.densities[1]), jnp.where(inside, iodine, 0)]
-    return Mixture((*plain.materials, material("iodine")), jnp.stack(parts))
+    return Mixture((*plain.materials, material("iodine")), jnp.stack(parts), energy_ct)
 
 
 def rotational_angiography(values: ArrayLike, *, above: ArrayLike = 300.0) -> Mixture:
@@ -124,21 +133,21 @@ def mra(values: ArrayLike, *, window: tuple[float, float] = (98.0, 99.9)) -> Mix
     return Mixture((material("iodine"),), (1e-3 * CONTRAST_MG_ML * shown)[None])
 
 
-def labels(ids: Int[np.ndarray, "x y z"], of: Mapping[int, Material | str]) -> Mixture:
+def labels(ids: ArrayLike, of: Mapping[int, Material | str]) -> Mixture:
     """A label map: each label is a material in its own density.
 
     Args:
-        ids: Label of each voxel.
+        ids: Label of each voxel; rounded, since a `Volume` of labels has them to single precision.
         of: Material of each label; a label without one is nothing.
     """
     known = {n: material(one) if isinstance(one, str) else one for n, one in of.items()}
     if not known:
         raise InputError("labels", "no materials", "a material for each label", "name some")
-    materials = tuple(dict.fromkeys(known.values()))
+    ids, materials = np.rint(np.asarray(ids)), tuple(dict.fromkeys(known.values()))
     shape = (len(materials), *ids.shape)
     made = np.zeros(shape, np.float32)
     for number, one in known.items():
-        made[materials.index(one)] += (np.asarray(ids) == number) * np.float32(one.density)
+        made[materials.index(one)] += (ids == number) * np.float32(one.density)
     return Mixture(materials, jnp.asarray(made, float))
 
 
@@ -154,7 +163,7 @@ def relabelled(
         made[one] = made[one] + density * free
     for one, density in zip(given.materials, given.densities, strict=True):
         made[one] = made[one] + density
-    return Mixture(materials, jnp.stack([made[one] for one in materials]))
+    return Mixture(materials, jnp.stack([made[one] for one in materials]), mixture.energy_ct)
 
 
 def recalibrated(values: Shaped[np.ndarray, "x y z"]) -> Float[np.ndarray, "x y z"]:
@@ -162,10 +171,16 @@ def recalibrated(values: Shaped[np.ndarray, "x y z"]) -> Float[np.ndarray, "x y 
 
     The two most frequent values on either side of Otsu's threshold are taken for -1000 and 40 HU;
     what is darker than air or brighter than enamel is cut.
+
+    Raises:
+        InputError: There are no peaks, since nearly all values are the same.
     """
     values = np.asarray(values, np.float64)
     low, high = np.percentile(values, (0.1, 99.5))
-    count, edges = np.histogram(values, 256, (low, high if high > low else low + 1))
+    if not high > low:
+        fix = "check the modality"
+        raise InputError("cone-beam CT", f"{low:g} nearly everywhere", "air and soft tissue", fix)
+    count, edges = np.histogram(values, 256, (low, high))
     middle = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(count)
     moment = np.cumsum(count * middle)
@@ -193,14 +208,14 @@ def model(name: str, **options: Any) -> Model:
     """The intensity model of a modality.
 
     Args:
-        name: A key of `MODELS`.
+        name: A key of `MODELS`, in small letters or capitals.
         options: What that model takes besides the values.
 
     Raises:
         InputError: There is no such model; structural MR has none.
     """
-    if name in MODELS:
-        return functools.partial(MODELS[name], **options)
+    if name.lower() in MODELS:
+        return functools.partial(MODELS[name.lower()], **options)
     if name.lower() in ("mr", "mri"):
         raise InputError(
             "modality",

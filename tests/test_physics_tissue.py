@@ -5,8 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jxreg.camera import Camera
 from jxreg.errors import InputError
-from jxreg.physics import intensity, mass_attenuation, material, tissue
+from jxreg.frame import Frame, subtracted
+from jxreg.physics import (
+    attenuate,
+    beam_of,
+    intensity,
+    mass_attenuation,
+    material,
+    monochromatic,
+    tissue,
+    tube_spectrum,
+)
 from jxreg.physics.tissue import Thresholds
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -103,6 +114,25 @@ def test_contrast_agent_is_what_exceeds_the_tissue():
         intensity.cta(hu, vessels[:2])
     only = intensity.rotational_angiography(hu, above=100.0)
     np.testing.assert_allclose(only.densities[0], mixture.densities[1])
+
+
+def test_a_subtracted_image_is_that_of_the_contrast_agent():
+    """Exactly at one energy; a spectrum that tissue has hardened before shows less of it."""
+    materials = material("soft"), material("bone"), material("iodine")
+    random = np.random.default_rng(0).random((3, 4, 5))
+    areas = jnp.asarray(random * np.array([20.0, 3.0, 0.05])[:, None, None])
+    camera = Camera.from_sdd(1000.0, (4, 5), (1.0, 1.0))
+    spectrum = tube_spectrum(80.0)
+    hole = jnp.ones((4, 5)).at[1, 2].set(0.0)
+    for beam, low in ((monochromatic(materials, 60.0), 1.0), (beam_of(spectrum, materials), 0.6)):
+        fill = Frame(attenuate(beam, areas), camera)
+        mask = Frame(attenuate(beam, areas.at[2].set(0.0)).at[1, 2].set(jnp.nan), camera, hole)
+        found = subtracted(fill, mask)
+        alone = attenuate(beam, areas.at[:2].set(0.0))
+        share = found.image[hole > 0] / alone[hole > 0]
+        assert low - 1e-9 < float(share.min()) <= float(share.max()) < 1 + 1e-9
+        assert float(found.image[1, 2]) == 0.0
+        np.testing.assert_array_equal(found.mask, hole)
 
 
 def test_mra_is_contrast_agent_alone():

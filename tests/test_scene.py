@@ -125,7 +125,7 @@ def test_voxels_of_a_mesh_hold_its_volume():
     part = voxelise_mesh(*block((3.0, 2.0, 4.3)), 1.0, supersampling=4).occupancy
     np.testing.assert_allclose(part.sum(2).max(), 8.6, rtol=1e-9)
     assert float(part.sum()) == pytest.approx(6 * 4 * 8.6, rel=1e-9)
-    for broken in (faces[1:], np.concatenate([faces, faces[:1]])):
+    for broken in (faces[1:], np.concatenate([faces, faces[:1]]), faces + 1):
         with pytest.raises(InputError, match="closed surface"):
             voxelise_mesh(vertices, broken, 1.0)
     with pytest.raises(InputError, match="positive length"):

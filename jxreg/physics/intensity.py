@@ -107,7 +107,7 @@ def cta(
 def rotational_angiography(values: ArrayLike, *, above: ArrayLike = 300.0) -> Mixture:
     """3D rotational angiography: iodine alone, from what exceeds `above` [HU].
 
-    Of a subtracted image (DSA target: log mask - log fill) this is all that there is.
+    Of a subtracted image (`frame.subtracted`) this is all that there is.
     """
     _, iodine = tissue.contrast_densities(jnp.asarray(values, float), above)
     return Mixture((material("iodine"),), iodine[None])

@@ -56,7 +56,7 @@ def voxelise_mesh(
         InputError: The mesh is empty, not finite, or not closed, or a number is not positive.
     """
     vertices, faces = np.asarray(vertices, np.float64), np.asarray(faces)
-    if not spacing_mm > 0 or supersampling < 1:
+    if not 0 < spacing_mm < np.inf or supersampling < 1:
         found = f"{spacing_mm:g} mm, {supersampling} columns"
         raise InputError("spacing_mm", found, "a positive length and 1 or more", "correct it")
     _check_closed(vertices, faces)
@@ -117,6 +117,7 @@ def _add_crossings(ends, corners, i, j, x, y) -> None:
 
 def _check_closed(vertices: np.ndarray, faces: np.ndarray) -> None:
     good = vertices.ndim == 2 and faces.ndim == 2 and len(faces) > 0 and np.isfinite(vertices).all()
+    good = bool(good and faces.min() >= 0 and faces.max() < len(vertices))
     if good:
         edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
         there, once = np.unique(edges, axis=0, return_counts=True)
@@ -125,7 +126,7 @@ def _check_closed(vertices: np.ndarray, faces: np.ndarray) -> None:
     if not good:
         raise InputError(
             "mesh",
-            f"{len(faces)} triangles with open or doubled edges, or no finite numbers",
+            f"{len(faces)} triangles, edges open or doubled, or numbers not finite or of no vertex",
             "a closed surface, each edge in two triangles that turn the same way",
             "close and orient it first",
         )

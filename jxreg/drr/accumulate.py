@@ -77,12 +77,19 @@ def flat_load(field: Array) -> Load:
 
 
 def loop(sample: Sample, load: Load, shape: Shape, rays: LineRays, among: Range, moments: bool):
-    """All sums by a loop over samples: value, and pairs (slope, s slope) as complex numbers."""
+    """All sums by a loop over samples: value, and pairs (slope, s slope) as complex numbers.
 
-    def parts(k):
-        one = sample(load, shape, rays, k)
+    A ray's channels are neighbours in the loop's arrays: they share its arithmetic, and three take
+    1.4 times as long as one, where a row for each took 1.5 to 2.8 times as long.
+    """
+
+    @functools.partial(jax.vmap, in_axes=(-1, -1, -1, None))
+    def parts(p, q, extra, k):
+        one = sample(load, shape, LineRays(p, q, extra, rays.shared), k)
         pairs = tuple(jax.lax.complex(g, one.s * g) for g in one.slope) if moments else ()
         return one.value, *pairs
+
+    parts = functools.partial(parts, rays.p, rays.q, rays.extra)
 
     def body(turn, sums):
         k = among.start + turn * UNROLL
@@ -95,7 +102,7 @@ def loop(sample: Sample, load: Load, shape: Shape, rays: LineRays, among: Range,
     made = jax.eval_shape(parts, among.start)
     zeros = tuple(jnp.zeros(x.shape, x.dtype) for x in made)
     turns = (among.stop - among.start + UNROLL - 1) // UNROLL
-    total, *pairs = jax.lax.fori_loop(0, turns, body, zeros)
+    total, *pairs = (x.T for x in jax.lax.fori_loop(0, turns, body, zeros))
     return (
         (total, jnp.stack([jnp.stack([f(x) for x in pairs]) for f in (jnp.real, jnp.imag)]))
         if moments

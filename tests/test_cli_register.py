@@ -11,7 +11,7 @@ from jxreg.ascent import Climb
 from jxreg.camera import project_points
 from jxreg.cli import main
 from jxreg.cli.config_file import read_config
-from jxreg.cli.provenance import safe_name, sha256
+from jxreg.cli.provenance import safe_name
 from jxreg.errors import InputError
 from jxreg.io import (
     load_camera,
@@ -21,6 +21,7 @@ from jxreg.io import (
     save_camera,
     write_npy,
 )
+from jxreg.io.checksum import sha256
 
 pytest_plugins = ["cli_inputs"]
 

@@ -66,7 +66,7 @@ def cache_folder() -> Path:
 
 def is_complete(folder: Path) -> bool:
     """Whether all files are there with the right contents."""
-    from jxreg.cli.provenance import sha256
+    from jxreg.io.checksum import sha256
 
     return all((folder / f).is_file() and sha256(folder / f) == FILES[f] for f in FILES)
 

@@ -1,26 +1,16 @@
 """Where results came from: names and checksums of the inputs, a folder to put results in."""
 
-import hashlib
 import re
 import tempfile
 from pathlib import Path
 
 from jxreg.errors import InputError
+from jxreg.io.checksum import sha256
 
 
 def input_entry(role: str, path: Path) -> dict[str, str]:
     """Role, name and sha256 of a file or folder; the path is left out, it may name people."""
     return {"role": role, "name": path.resolve().name, "sha256": sha256(path)}
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file; of a folder, that of the list of its files with their checksums."""
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
-        lines = (f"{sha256(p)}  {p.relative_to(path).as_posix()}\n" for p in files)
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_folder(path: Path) -> Path:

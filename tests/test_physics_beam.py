@@ -118,6 +118,11 @@ def test_second_derivative_in_the_areas():
     np.testing.assert_allclose(hessian[0], (up - down) / (2 * step), rtol=1e-5, atol=1e-12)
 
 
+def test_iodine_is_fitted_from_another_start_where_the_first_one_fails():
+    full, box = full_beam(70.0, (material("soft"), material("iodine"))), (40.0, 0.15)
+    assert largest_error(reduced(full, box), full, box) <= BOUND
+
+
 @pytest.mark.parametrize("names, kvp", [(("soft", "bone"), 120.0), (("soft", "iodine"), 80.0)])
 def test_few_terms_keep_the_attenuation(names, kvp):
     """Also across the K edge of iodine; checked at points that the fit has not seen."""

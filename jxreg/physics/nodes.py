@@ -20,7 +20,10 @@ FEWEST, MOST = 5, 8
 POINTS = {1: 40, 2: 12, 3: 7, 4: 5}
 """Values of each area density that are fitted, by how many materials there are."""
 CHECKED = 4000
+STARTS = (0.0, 0.05, 0.5)
+"""Shares of the box behind which bins are grouped for a start: some end in a worse minimum."""
 STEPS = 1000
+LEAST_DAMPING = 1e-12
 LONGEST = 0.3
 """Largest change of a logarithm in one step."""
 
@@ -46,16 +49,17 @@ def reduced(beam: Beam, largest: Sequence[float], bound: float = BOUND) -> Beam:
             "say how much of each material a ray may cross",
         )
     full, error = Beam(kappa, log_weights), np.inf
-    for count in range(FEWEST, min(MOST, log_weights.size - 1) + 1):
-        terms = _fitted(full, _grid(box), count, bound)
-        error = largest_error(terms, full, box)
-        if error <= bound:
-            return terms
+    for share in STARTS:
+        for count in range(FEWEST, min(MOST, log_weights.size - 1) + 1):
+            terms = _fitted(full, _grid(box), _start(full, count, share * box), bound)
+            error = min(error, largest_error(terms, full, box))
+            if error <= bound:
+                return terms
     if log_weights.size <= MOST:
         return beam
     raise InputError(
         "spectrum",
-        f"an error of {error:.1e} in attenuation with {MOST} terms",
+        f"an error of {error:.1e} in attenuation with up to {MOST} terms",
         f"at most {bound:.1e} up to {box.tolist()} g/cm^2",
         "use the full spectrum, a smaller box or a larger bound",
     )
@@ -77,10 +81,9 @@ def _grid(box: Float[np.ndarray, " m"]) -> Float[np.ndarray, "points m"]:
     return np.stack(np.meshgrid(*[b * steps for b in box], indexing="ij"), -1).reshape(-1, box.size)
 
 
-def _fitted(full: Beam, areas: Float[np.ndarray, "points m"], count: int, bound: float) -> Beam:
-    """Levenberg-Marquardt in the logarithms of all coefficients and shares."""
+def _fitted(full: Beam, areas: Float[np.ndarray, "points m"], x: np.ndarray, bound: float) -> Beam:
+    """Levenberg-Marquardt in the logarithms of all coefficients and shares, from a start."""
     truth, _ = _model(areas, *full)
-    x = _start(full, count)
     residual, jacobian = _residual(x, areas, truth)
     damping = 1e-3
     for _ in range(STEPS):
@@ -92,23 +95,26 @@ def _fitted(full: Beam, areas: Float[np.ndarray, "points m"], count: int, bound:
         trial = x + step * min(1.0, LONGEST / np.abs(step).max())
         new, slopes = _residual(trial, areas, truth)
         if new @ new < residual @ residual:
-            x, residual, jacobian, damping = trial, new, slopes, damping / 3
+            x, residual, jacobian = trial, new, slopes
+            damping = max(damping / 3, LEAST_DAMPING)
         else:
             damping *= 2
     return _beam(x, areas.shape[1])
 
 
-def _start(full: Beam, count: int) -> Float[np.ndarray, " parameters"]:
-    """Bins in groups of about equal share, none across an absorption edge."""
-    weights = np.exp(full.log_weights)
+def _start(
+    full: Beam, count: int, behind: Float[np.ndarray, " m"]
+) -> Float[np.ndarray, " parameters"]:
+    """Bins in groups of about equal share behind some area densities, none across an edge."""
+    weights, left = np.exp(full.log_weights), np.exp(full.log_weights - behind @ full.kappa)
     edges = np.flatnonzero((np.diff(full.kappa) > 0).any(0)) + 1
     parts = np.split(np.arange(weights.size), edges)
-    shares = np.array([weights[part].sum() for part in parts])
+    shares = np.array([left[part].sum() for part in parts])
     groups = np.ones(len(parts), int)
     while groups.sum() < count:
         groups[np.argmax(shares / groups)] += 1
     chosen = [
-        part[(np.cumsum(weights[part]) - weights[part] / 2) * n // share == k]
+        part[(np.cumsum(left[part]) - left[part] / 2) * n // share == k]
         for part, n, share in zip(parts, groups, shares, strict=True)
         for k in range(n)
     ][:count]

@@ -24,6 +24,8 @@ def scintillator(
 ) -> Response:
     """Energy-integrating flat panel; its signal is the energy deposited [keV].
 
+    Of photons at right angles: 15 degrees off, the way through the scintillator is 3.5 % longer.
+
     Args:
         energies: Of the bins [keV].
         thickness_mm: Of the scintillator.

@@ -9,9 +9,8 @@ so that a network does not learn the absolute contrast of bone, which changes wi
 scanner. What an image is normalised by is its own: nothing couples the images of a batch.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +19,13 @@ from jaxlie import SE3
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jxreg import drr
+from jxreg.augmentation import Augment, Exposure, exposed
 from jxreg.camera import Camera, pixel_spacing
 from jxreg.errors import InputError
 from jxreg.physics.intensity import Model, ct
 from jxreg.simulation import area_scales, hounsfield
 from jxreg.volume import Volume, pool, pooling_factors, prepared
 
-Augment = Callable[[PRNGKeyArray, Float[Array, "rows columns"]], Float[Array, "rows columns"]]
-"""From an image in [0, 1] to another (`jxreg.augmentation`)."""
-Expose = Callable[[PRNGKeyArray, Float[Array, "channels rows columns"], Camera], Any]
-"""From line integrals by channel to the attenuation that a detector reports."""
 SHOWN = 1e-3
 """Attenuation that is no air."""
 
@@ -40,8 +36,8 @@ class SynthesisConfig:
 
     contrast: tuple[float, float] = (1.0, 10.0)
     """Range of the factor c on bone (or on the labels), drawn uniformly for each image."""
-    expose: Expose | None = None
-    """Physics of the exposure in place of adding up the channels; it sees them times c."""
+    exposure: Exposure | None = None
+    """Physics in place of adding up the channels; it sees them times c."""
     augment: Augment | None = None
     """What is done to the image after it was scaled to [0, 1]."""
     foreground: float = 0.10
@@ -90,7 +86,9 @@ def frame(
     contrast = drawn_contrast(contrast_key, channels.shape[0], config.contrast)
     visible = contrast[:, None, None] * channels
     clean = visible.sum(0)
-    image = clean if config.expose is None else config.expose(exposure_key, visible, camera)
+    image = clean
+    if config.exposure is not None:
+        image = exposed(exposure_key, visible, camera, config.exposure)
     image = unit_range(image)
     if config.augment is not None:
         image = config.augment(augment_key, image)

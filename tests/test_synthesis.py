@@ -9,7 +9,7 @@ import pytest
 
 import jxreg
 import jxreg.synthesis
-from jxreg import drr
+from jxreg import augmentation, drr
 from jxreg import pose as poses
 from jxreg.errors import InputError
 from jxreg.volume import MU_WATER
@@ -64,7 +64,7 @@ def test_channels_add_up_to_the_volume_and_a_voxel_is_a_pixel(ct, training):
 def test_a_frame_is_soft_tissue_plus_bone_times_the_contrast(training):
     pose = view(training)
     soft, bone = drr.render(training, CAMERA, pose, drr.joseph())
-    frame = jax.tree.map(lambda x: x[0], made(training, batch(pose)))
+    frame = jax.tree.map(lambda x: x[0], made(training, batch(pose, pose, pose)))
     np.testing.assert_allclose(frame.channels, jnp.stack([soft, bone]), atol=1e-5)
     np.testing.assert_allclose(frame.clean, soft + 2 * bone, atol=1e-5)
     np.testing.assert_allclose(frame.images, frame.clean / frame.clean.max(), atol=1e-6)
@@ -97,10 +97,9 @@ def test_what_shows_too_little_has_no_weight_and_nothing_is_nan(training):
 
 def test_a_batch_is_single_frames_and_one_compilation(training):
     config = replace(PLAIN, contrast=(1.0, 10.0))
-    many = batch(view(training), view(training, (5.0, 3.0, 9.0)))
-    key = jax.random.key(3)
+    many = batch(view(training), view(training, (5.0, 3.0, 9.0)), view(training))
     together = made(training, many, config, key=3)
-    for index, one in enumerate(jax.random.split(key, 2)):
+    for index, one in enumerate(jax.random.split(jax.random.key(3), 3)[:2]):
         pose = jax.tree.map(lambda x, index=index: x[index], many)
         alone = jxreg.synthesis.frame(one, training, CAMERA, pose, config)
         jax.tree.map(
@@ -108,6 +107,25 @@ def test_a_batch_is_single_frames_and_one_compilation(training):
             alone,
             together,
         )
+
+
+def test_exposure_and_augmentation_change_what_the_network_sees_only(training):
+    config = jxreg.synthesis.SynthesisConfig(
+        (1.0, 1.5), augmentation.JXREG_EXPOSURE, augmentation.JXREG
+    )
+    pose = view(training)
+    one, other = (
+        jax.tree.map(lambda x: x[0], made(training, batch(pose), config, key)) for key in (0, 1)
+    )
+    for frame in (one, other):
+        assert frame.weights == 1
+        np.testing.assert_allclose(
+            frame.clean, jnp.tensordot(frame.contrast, frame.channels, 1), atol=1e-5
+        )
+        assert np.isfinite(frame.images).all()
+        assert 0 <= float(frame.images.min()) <= float(frame.images.max()) <= 1
+    assert np.abs(np.corrcoef(one.images.ravel(), one.clean.ravel())[0, 1]) > 0.6
+    assert float(jnp.abs(one.images - other.images).max()) > 0.05
 
 
 def test_labels_become_channels_in_their_order(ct):

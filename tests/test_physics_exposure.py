@@ -156,6 +156,8 @@ def test_a_scintillator_absorbs_by_its_area_and_its_edges():
     assert float(made.absorbed[1]) > 1.3 * float(made.absorbed[0])  # beyond both K-edges
     np.testing.assert_allclose(made.signal, [33.0, 32.5, 56.0])
     assert made.swank == 0.85
+    every = response.ideal(np.array([33.0, 60.0]))
+    np.testing.assert_array_equal(every.absorbed * every.signal, [33.0, 60.0])
 
 
 def test_a_counting_detector_counts_what_is_above_its_threshold():

@@ -13,7 +13,9 @@ from jaxlie import SE3
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jxreg.errors import InputError
+from jxreg.nets.attention import SelfAttention
 from jxreg.nets.conditioning import Modulation
+from jxreg.nets.decoder import Decoder
 from jxreg.nets.head import Head, HeadConfig, units
 from jxreg.nets.layers import Backbone
 from jxreg.parametrisation import PARAMETRISATIONS
@@ -55,27 +57,34 @@ def pose_net(
     *,
     channels: int = 1,
     head: HeadConfig = HeadConfig(),
+    attention: Callable[..., SelfAttention] | None = None,
+    decoder: Callable[..., Decoder] | None = None,
     conditioning: int = 0,
 ) -> PoseNet:
-    """Network of a backbone and a head.
+    """Network of a backbone and a head, and of what else is asked for.
 
     Args:
         backbone: What makes features of an image, such as `resnet18()`.
         image_size: Rows and columns of its images.
         channels: Channels of its images; 2 for an X-ray and a DRR.
         head: Units and parametrisation of what it says.
+        attention: Between the backbone and the head: `attention.SelfAttention`, or with sizes of
+            its own by `functools.partial`.
+        decoder: Makes `Prediction.structure` of the backbone's maps: `decoder.Decoder`, likewise.
         conditioning: Length of the vector that it is told beside the image
             (`conditioning.INTRINSICS` for a camera); 0 for none.
 
     Raises:
-        InputError: There is no such parametrisation.
+        InputError: There is no such parametrisation, the backbone does not divide the image, or a
+            part's sizes do not fit.
     """
     at_rest, scale = units(head)
     motion_of = PARAMETRISATIONS[head.parametrisation].motion
     shape, told = (*image_size, channels), conditioning
+    maps = maps_shape(backbone, shape)
 
     def build(rngs: nnx.Rngs) -> _Regressor:
-        return _Regressor(backbone, shape, head, told, rngs)
+        return _Regressor(backbone, shape, maps, head, attention, decoder, told, rngs)
 
     graph = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
 
@@ -91,11 +100,21 @@ def pose_net(
         given = () if conditioning is None else conditioning.shape
         _check("conditioning", given, (told,) if told else ())
         module = nnx.merge(graph, nnx.restore_int_paths(params))
-        outputs, maps = module(jnp.moveaxis(image, 0, -1), conditioning)
-        numbers = at_rest + scale * outputs
-        return Prediction(numbers, motion_of(numbers), None, maps.sum(-1), None)
+        seen = module(jnp.moveaxis(image, 0, -1), conditioning)
+        numbers = at_rest + scale * seen.outputs
+        activation = seen.maps.sum(-1)
+        return Prediction(numbers, motion_of(numbers), seen.structure, activation, seen.attention)
 
     return PoseNet(init, apply)
+
+
+class _Seen(NamedTuple):
+    """What the modules make of an image; `outputs` are those of the head, without units."""
+
+    outputs: Float[Array, " size"]
+    maps: Float[Array, "h w features"]
+    structure: Float[Array, "rows columns"] | None
+    attention: Float[Array, "heads tokens tokens"] | None
 
 
 class _Regressor(nnx.Module):
@@ -103,23 +122,31 @@ class _Regressor(nnx.Module):
         self,
         backbone: Backbone,
         shape: tuple[int, int, int],
+        maps: tuple[int, int, int],
         head: HeadConfig,
-        conditioning: int,
+        attention: Callable[..., SelfAttention] | None,
+        decoder: Callable[..., Decoder] | None,
+        told: int,
         rngs: nnx.Rngs,
     ):
-        maps = maps_shape(backbone, shape)
         self.backbone = backbone(shape[-1], rngs)
-        self.modulation = Modulation(conditioning, maps[-1], rngs) if conditioning else None
-        self.head = Head(maps, head, rngs)
+        self.modulation = Modulation(told, maps[-1], rngs) if told else None
+        self.decoder = decoder(maps, shape[:2], rngs) if decoder else None
+        self.attention = attention(maps, rngs) if attention else None
+        width = self.attention.width if self.attention else maps[-1]
+        self.head = Head((*maps[:2], width), head, rngs)
 
     def __call__(
         self, image: Float[Array, "rows columns c"], conditioning: Float[Array, " n"] | None
-    ) -> tuple[Float[Array, " size"], Float[Array, "h w features"]]:
+    ) -> _Seen:
         maps = self.backbone(image)
-        told = maps
+        structure = self.decoder(maps) if self.decoder else None
+        x, attention = maps, None
         if self.modulation is not None and conditioning is not None:
-            told = self.modulation(maps, conditioning)
-        return self.head(told), maps
+            x = self.modulation(x, conditioning)
+        if self.attention is not None:
+            x, attention = self.attention(x)
+        return _Seen(self.head(x), maps, structure, attention)
 
 
 def maps_shape(backbone: Backbone, shape: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -16,7 +16,11 @@ from jxreg.nets.layers import Backbone, GroupNorm, Norm, convolution
 
 
 def resnet(
-    blocks: Sequence[int], *, width: int = 64, norm: Norm = GroupNorm, last: Norm | None = None
+    blocks: Sequence[int],
+    *,
+    width: int = 64,
+    norm: Norm = GroupNorm,
+    last: Callable[[int, nnx.Rngs], nnx.Module] | None = None,
 ) -> Backbone:
     """A ResNet of basic blocks; the maps are 1 / 2^(1 + stages) of the image's size.
 
@@ -31,12 +35,22 @@ def resnet(
     return functools.partial(_ResNet, blocks=tuple(blocks), width=width, norm=norm, last=last)
 
 
-def resnet18(*, norm: Norm = GroupNorm, width: int = 64, last: Norm | None = None) -> Backbone:
+def resnet18(
+    *,
+    norm: Norm = GroupNorm,
+    width: int = 64,
+    last: Callable[[int, nnx.Rngs], nnx.Module] | None = None,
+) -> Backbone:
     """ResNet-18: with GroupNorm 11.18 million parameters for three channels, 11.17 for one."""
     return resnet((2, 2, 2, 2), width=width, norm=norm, last=last)
 
 
-def resnet34(*, norm: Norm = GroupNorm, width: int = 64, last: Norm | None = None) -> Backbone:
+def resnet34(
+    *,
+    norm: Norm = GroupNorm,
+    width: int = 64,
+    last: Callable[[int, nnx.Rngs], nnx.Module] | None = None,
+) -> Backbone:
     """ResNet-34: with GroupNorm 21.28 million parameters."""
     return resnet((3, 4, 6, 3), width=width, norm=norm, last=last)
 

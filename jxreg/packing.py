@@ -6,7 +6,8 @@ ray reads outside the grid has value 0 and slope 0 without being asked where it 
 
 The grid is laid out twice, so that the slices across either of its first two axes are contiguous
 and the words of a slice pair voxels along the other one. Slices across the third axis are read from
-the first layout, with longer strides.
+the first layout, with longer strides. The channels of a voxel are neighbours: a sample finds them
+in one place.
 """
 
 from typing import NamedTuple
@@ -25,7 +26,7 @@ LARGEST = 65535
 class Packed(NamedTuple):
     """A volume's attenuation in words: 8 bytes a voxel, besides the padding."""
 
-    words: UInt32[Array, "*channels words"]
+    words: UInt32[Array, "words *channels"]
     """Both layouts, one after the other; each word holds a voxel and, above it, the next one."""
     scale: Float[Array, "*channels"]
     """Attenuation [1/mm] of one unit."""
@@ -53,10 +54,10 @@ def pack(mu: ArrayLike) -> Packed | None:
     if not (mu.min() >= 0 and np.isfinite(mu.max())):
         return None
     channels = [_words(channel) for channel in mu.reshape(-1, *mu.shape[-3:])]
-    words = np.stack([words for words, _ in channels])
+    words = np.stack([words for words, _ in channels], -1)
     scale = np.array([scale for _, scale in channels], np.float32)
     lead = mu.shape[:-3]
-    return Packed(jnp.asarray(words.reshape(*lead, -1)), jnp.asarray(scale.reshape(lead)))
+    return Packed(jnp.asarray(words.reshape(-1, *lead)), jnp.asarray(scale.reshape(lead)))
 
 
 def _words(mu: Float[np.ndarray, "x y z"]) -> tuple[np.ndarray, float]:

@@ -8,7 +8,7 @@ from drr_oracles import random_volume, view
 
 from jxreg import drr
 from jxreg.drr import kernel, marching, slicing
-from jxreg.drr.accumulate import blocks, flat_load, loop, range_of
+from jxreg.drr.accumulate import blocks, flat_load, loop, range_of, word_load
 from jxreg.pose import perturb
 from jxreg.volume import Volume, prepared
 
@@ -44,7 +44,7 @@ def test_interpreted_kernel_equals_the_loop(kind, monkeypatch):
     rays = captured(kind, monkeypatch, volume, camera, pose)
     q, words = QUADRATURES[kind], volume.packed.words
     among = range_of(*q.span(SHAPE, rays))
-    expected = loop(q.packed, flat_load(words), SHAPE, rays, among, True)
+    expected = loop(q.packed, word_load(words), SHAPE, rays, among, True)
     found = kernel.sums(q.packed, q.span, SHAPE, words, rays, moments=True, interpret=True)
     alone = kernel.sums(q.packed, q.span, SHAPE, words, rays, moments=False, interpret=True)
     for a, b in zip(found, expected, strict=True):
@@ -73,9 +73,10 @@ def test_sums_by_blocks_equal_the_loop(kind, monkeypatch):
     rays = captured(kind, monkeypatch, volume, camera, pose)
     q = QUADRATURES[kind]
     among = range_of(*q.span(SHAPE, rays))
-    for sample, stored in ((q.packed, volume.packed.words), (q.plain, volume.mu)):
-        expected = loop(sample, flat_load(stored), SHAPE, rays, among, True)
-        found = blocks(sample, flat_load(stored), SHAPE, rays, among, True)
+    packed, plain = word_load(volume.packed.words), flat_load(volume.mu)
+    for sample, load in ((q.packed, packed), (q.plain, plain)):
+        expected = loop(sample, load, SHAPE, rays, among, True)
+        found = blocks(sample, load, SHAPE, rays, among, True)
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_allclose(a, b, atol=2e-6 * float(jnp.abs(b).max()))
 

@@ -32,7 +32,7 @@ def sums(
     sample: Sample,
     span: Span,
     shape: Shape,
-    words: UInt32[Array, "c words"],
+    words: UInt32[Array, "words c"],
     rays: LineRays,
     *,
     moments: bool,
@@ -50,7 +50,7 @@ def sums(
         interpret: Run without a GPU, to test.
     """
     (axes, count), dtype = rays.p.shape, rays.p.dtype
-    channels, size = words.shape
+    channels = words.shape[1]
     inputs = _padded(rays, RAYS)
     wide = inputs[0].size // axes
 
@@ -59,7 +59,7 @@ def sums(
         mine = _rays(p, q, extra, shared, block, RAYS, wide)
 
         def body(k, sums):
-            one = sample(lambda i: triton.load(words.at[channel * size + i]), shape, mine, k)
+            one = sample(lambda i: triton.load(words.at[i * channels + channel]), shape, mine, k)
             weighted = [one.s * slope for slope in one.slope]
             parts = (one.value, *one.slope, *weighted) if moments else (one.value,)
             return tuple(a + b for a, b in zip(sums, parts, strict=True))

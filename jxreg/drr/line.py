@@ -96,7 +96,7 @@ def channels(volume: Volume) -> tuple[Float[Array, "c x y z"], Packed | None]:
     mu, packed = volume.mu.reshape(-1, *volume.mu.shape[-3:]), volume.packed
     if packed is None or mu.dtype != packed.scale.dtype:
         return mu, None
-    return mu, Packed(packed.words.reshape(mu.shape[0], -1), packed.scale.reshape(-1))
+    return mu, Packed(packed.words.reshape(-1, mu.shape[0]), packed.scale.reshape(-1))
 
 
 def _field(mu: Float[Array, "c x y z"], packed: Packed | None):

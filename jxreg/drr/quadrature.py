@@ -18,6 +18,7 @@ from jxreg.drr.accumulate import (
     image_by_image,
     loop,
     range_of,
+    word_load,
 )
 from jxreg.drr.line import LineRays, March, Words
 
@@ -52,10 +53,11 @@ def _sums(quadrature: Quadrature, field, rays: LineRays, moments: bool) -> Any:
     sample = quadrature.packed if words else quadrature.plain
     stored = field.packed.words if words else field
     shape = field.shape if words else field.shape[-3:]
+    load = word_load if words else flat_load
 
     def on(machine):
         def sums(stored, rays, among):
-            return machine(sample, flat_load(stored), shape, rays, among, moments)
+            return machine(sample, load(stored), shape, rays, among, moments)
 
         return sums
 

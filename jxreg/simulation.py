@@ -8,7 +8,6 @@ and its relatives take such a volume like any other, and refine through the whol
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import jax.numpy as jnp
 import jaxlie
@@ -23,12 +22,15 @@ from jxreg.physics.materials import Material, material
 from jxreg.physics.nodes import BOUND, reduced
 from jxreg.physics.spectra import Spectrum
 from jxreg.physics.tissue import ENERGY_CT, at_energy
-from jxreg.volume import MU_WATER, Beam, Volume
+from jxreg.volume import MU_WATER, Beam, Volume, spacing
 
 LARGEST = {"soft": 40.0, "bone": 12.0, "titanium": 4.5, "iodine": 0.15, "air": 1.0}
-"""Area density that a ray may cross [g/cm^2], where a reduced spectrum is checked."""
+"""Area density that a ray may cross [g/cm^2], where a reduced spectrum is checked: as much of each
+material, or what the volume has of it along its axes if that is more."""
 DEEPEST = 3.0
 """Attenuation up to which other materials are checked, each alone at the mean coefficient."""
+DARKEST = 10.0
+"""Attenuation up to which rays along the axes count: X-rays are not taken through more."""
 
 
 def polychromatic(
@@ -49,16 +51,16 @@ def polychromatic(
         model: What the values, in Hounsfield units, mean (`physics.intensity`), and at which energy
             the channels are attenuation.
         bound: Largest error of the attenuation that fewer terms than the spectrum has may make;
-            None for the full spectrum.
+            where no few terms hold it, and for None, the spectrum is kept whole.
         largest: Area density [g/cm^2] of a material, by name, up to which the bound holds.
 
     Raises:
-        InputError: The bound cannot be held, or no signal is left.
+        InputError: No signal is left, or `largest` is not positive.
     """
     mixture = model(hounsfield(volume.mu))
     beam = beam_of(spectrum, mixture.materials, response)
     if bound is not None:
-        beam = reduced(beam, _largest(mixture.materials, beam, largest or {}), bound)
+        beam = reduced(beam, _largest(volume, mixture, beam, largest or {}), bound)
     return material_volume(volume, mixture, beam)
 
 
@@ -94,14 +96,6 @@ def area_scales(
 def hounsfield(mu: Float[Array, "..."]) -> Float[Array, "..."]:
     """Hounsfield units of attenuation [1/mm]; the inverse of `volume.mu_from_hu`."""
     return 1000 * (mu / MU_WATER - 1)
-
-
-def monochromatic(volume: Volume) -> Volume:
-    """The same volume in one channel and without a beam."""
-    if volume.mu.ndim == 3:
-        return volume
-    mu, levels = volume.mu.sum(0), tuple(monochromatic(level) for level in volume.coarser)
-    return replace(volume, mu=mu, coarser=levels, beam=None)
 
 
 def project(
@@ -159,10 +153,23 @@ def areas(
 
 
 def _largest(
-    materials: tuple[Material, ...], beam: Beam, given: Mapping[str, float]
+    volume: Volume, mixture: Mixture, beam: Beam, given: Mapping[str, float]
 ) -> list[float]:
     """How far a reduced spectrum is checked, for each material."""
     mean = np.asarray(beam.kappa) @ np.exp(beam.log_weights)
-    known = LARGEST | dict(given)
-    default = {one.name: DEEPEST / float(k) for one, k in zip(materials, mean, strict=True)}
-    return [(default | known)[one.name] for one in materials]
+    crossed = _crossed(volume, mixture, beam)
+    return [
+        given.get(one.name, max(LARGEST.get(one.name, DEEPEST / float(k)), through))
+        for one, k, through in zip(mixture.materials, mean, crossed, strict=True)
+    ]
+
+
+def _crossed(volume: Volume, mixture: Mixture, beam: Beam) -> Float[np.ndarray, " m"]:
+    """Largest area density of each material [g/cm^2] on the rays along the volume's axes."""
+    densities = np.asarray(mixture.densities)
+    most = np.zeros(len(densities))
+    for axis, voxel_mm in enumerate(np.asarray(spacing(volume.affine))):
+        areas = 0.1 * voxel_mm * densities.sum(axis + 1).reshape(len(densities), -1)
+        seen = np.asarray(attenuate(beam, jnp.asarray(areas))) <= DARKEST
+        most = np.maximum(most, areas[:, seen].max(1, initial=0.0))
+    return most

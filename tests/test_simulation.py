@@ -59,8 +59,6 @@ def test_channels_add_up_to_the_ct():
     volume, made = patient(), in_a_beam()
     np.testing.assert_allclose(made.mu.sum(0), volume.mu, rtol=2e-6)
     np.testing.assert_allclose(made.coarser[0].mu.sum(0), volume.coarser[0].mu, rtol=2e-6)
-    back = simulation.monochromatic(made)
-    np.testing.assert_allclose(back.mu, volume.mu, rtol=2e-6)
     assert made.coarser[0].beam is not None
     assert made.packed is not None
     other = simulation.polychromatic(volume, SPECTRUM, model=intensity.model("ct", energy_ct=60.0))
@@ -175,3 +173,18 @@ def test_register_refines_through_the_spectrum():
     assert float(jnp.abs(away).max()) < 0.05
     assert float(poly.similarity) > 0.99999
     assert float(plain.similarity) < float(poly.similarity)
+
+
+def test_few_terms_are_checked_as_far_as_the_volume_goes():
+    """60 mm of contrast agent are 0.6 g/cm2 of iodine, four times the default."""
+    hu = np.full((24, 22, 26), 0.0, np.float32)
+    hu[4:-4, 4:-4, 4:-4] = 3000.0
+    volume = Volume.from_array(mu_from_hu(hu), np.diag([4.0, 4.0, 4.0, 1.0]), pyramid_mm=())
+    model = intensity.model("cta")
+    mixture = model(jnp.asarray(hu))
+    made = simulation.polychromatic(volume, SPECTRUM, model=model)
+    assert float(mixture.densities[1].max()) * 0.1 * 4.0 * 14 > 0.2
+    full = simulation.polychromatic(volume, SPECTRUM, model=model, bound=None)
+    along = made.mu.sum(3)[:, 12, 11] * 4.0
+    difference = attenuate(made.beam, along) - attenuate(full.beam, along)
+    assert abs(float(difference)) < 2e-4

@@ -95,12 +95,12 @@ def loop(sample: Sample, load: Load, shape: Shape, rays: LineRays, among: Range,
     """
 
     @functools.partial(jax.vmap, in_axes=(-1, -1, -1, None))
-    def parts(p, q, extra, k):
+    def of_each(p, q, extra, k):
         one = sample(load, shape, LineRays(p, q, extra, rays.shared), k)
         pairs = tuple(jax.lax.complex(g, one.s * g) for g in one.slope) if moments else ()
         return one.value, *pairs
 
-    parts = functools.partial(parts, rays.p, rays.q, rays.extra)
+    parts = functools.partial(of_each, rays.p, rays.q, rays.extra)
 
     def body(turn, sums):
         k = among.start + turn * UNROLL

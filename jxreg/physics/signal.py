@@ -90,10 +90,8 @@ def reduced_quanta(all_bins: Quanta, largest: Sequence[float], bound: float = BO
     Args:
         all_bins: From `quanta`.
         largest: Largest area density of each material up to which the bound holds [g/cm2].
-        bound: Largest error of the logarithm of mean and variance.
-
-    Raises:
-        InputError: The bound cannot be held.
+        bound: Largest error of the logarithm of mean and variance; where no few terms hold it, all
+            bins are kept.
     """
     return all_bins._replace(
         mean=reduced(all_bins.mean, largest, bound),

@@ -37,7 +37,7 @@ class Exposure:
     """Tube voltages, of which one is drawn."""
     aluminium: float = 3.0
     """Filtration of the tube [mm]."""
-    photons: Interval = (3e3, 1e6)
+    photons: Interval = (1e4, 1e6)
     """Photons a pixel without an object, uniform in their logarithm."""
     scatter: Interval = (0.0, 1.0)
     """Scatter over primary in the patient's shadow."""

@@ -47,7 +47,7 @@ JXREG = compose(
     Step(partial(gamma, exponent=(0.6, 1.6)), 0.5),
     Step(partial(plasma_brightness, roughness=(0.1, 0.4), intensity=(-0.2, 0.2)), 0.5),
     Step(partial(gaussian_blur, sigma=(0.2, 1.0)), 0.3),
-    Step(partial(gaussian_noise, deviation=(0.0, 0.05)), 0.5),
+    Step(partial(gaussian_noise, deviation=(0.0, 0.03)), 0.5),
     Step(partial(erasing, area=(0.01, 0.1), value=(0.0, 1.0)), 0.2),
     Step(partial(collimation, border=(0.0, 0.2)), 0.5),
 )

@@ -25,7 +25,7 @@ SIZE = (16, 16)
 @functools.cache
 def tiny(**options):
     """A compact network for images of 16 x 16 pixels."""
-    return nets.pose_net(nets.compact(width=8, blocks=(1, 1)), SIZE, **options)
+    return nets.pose_net(nets.compact(width=8, blocks=(1, 1), patch=4), SIZE, **options)
 
 
 def images(count: int, channels: int = 1):
@@ -220,4 +220,4 @@ def test_wrong_shapes_and_names_are_refused():
     with refused("parametrisation: 'euclid'"):
         tiny(head=HeadConfig("euclid"))
     with refused("image of a network: 18 x 16"):
-        nets.pose_net(nets.compact(blocks=(1,)), (18, 16))
+        nets.pose_net(nets.compact(blocks=(1,), patch=4), (18, 16))

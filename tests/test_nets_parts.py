@@ -182,7 +182,7 @@ def looking():
     """A network with attention and a decoder, and what it says of an image of 16 x 32."""
     small = functools.partial(nets.SelfAttention, width=16, heads=2)
     net = nets.pose_net(
-        nets.compact(width=8, blocks=(0, 0)),
+        nets.compact(width=8, blocks=(0, 0), patch=4),
         (16, 32),
         head=nets.HeadConfig("euler", places=True),
         attention=small,
@@ -238,7 +238,7 @@ def test_maps_are_large_where_the_network_looked():
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="^decoder: maps of 3 x 4"):
         nets.pose_net(
-            nets.compact(width=4, blocks=(0, 0)),
+            nets.compact(width=4, blocks=(0, 0), patch=4),
             (24, 32),
             decoder=lambda *shapes: nets.Decoder(shapes[0], (30, 40), shapes[2]),
         )

@@ -9,8 +9,9 @@ learned. Where things are is what it has to tell, so its head should see each pl
 
 Of those tried with the same computing time (one run of a minute of one core each; chest CT at 64
 pixels, +-45, 30 and 15 degrees, +-75 mm and 150 mm of depth; rendering not counted) the default was
-the nearest on average. A block before the last stage, finer patches, more blocks or features and GroupNorm
-each came later; with more time, or where rendering takes most of it, they may pay.
+the nearest on average. Close behind came wide layers without any block; then a block before the
+last stage, finer patches, GroupNorm, more blocks, more features. With more time, or where rendering
+takes most of it, these may pay.
 """
 
 import functools

@@ -148,6 +148,40 @@ def square(frame: Frame, pixels: int) -> Frame:
     return window(frame, corner, jnp.asarray(float(side)), pixels)
 
 
+def seen_by(frame: Frame, camera: Camera) -> Frame:
+    """The image that another camera at the same place would have taken, resampled without aliasing.
+
+    Its detector may have another distance, spacing, size and mirror; both cameras have no skew.
+    What lies outside the image is invalid: mask 0. Positioner angles stay as they are.
+
+    Args:
+        frame: One image.
+        camera: The other camera.
+    """
+    mask = valid_mask(frame)
+    ours, theirs = frame.camera.intrinsic, camera.intrinsic
+    flips = jnp.stack([ours[i, i] * theirs[i, i] < 0 for i in (1, 0)])
+    ends = jnp.asarray(frame.image.shape) - 1.0
+    scale = jnp.stack([theirs[i, i] / ours[i, i] for i in (1, 0)])
+    shift = jnp.stack([theirs[i, 2] for i in (1, 0)]) - scale * jnp.stack(
+        [ours[i, 2] for i in (1, 0)]
+    )
+    shift = jnp.where(flips, shift + scale * ends, shift)
+    scale = jnp.abs(scale)
+
+    def move(image):
+        for axis in (0, 1):
+            image = jnp.where(flips[axis], jnp.flip(image, axis), image)
+        return jax.image.scale_and_translate(
+            image, camera.image_size, (0, 1), scale, shift + 0.5 - 0.5 * scale, "linear"
+        )
+
+    weight = jnp.clip(move(mask), 0.0, 1.0)
+    image = move(jnp.where(mask > 0, frame.image, 0.0) * mask) / jnp.maximum(weight, 1e-6)
+    image = jnp.where(weight > 0, image, 0.0)
+    return replace(frame, image=image, mask=weight, camera=camera)
+
+
 def block_mean(image: Float[Array, "*b rows columns"], factor: int) -> Float[Array, "*b h w"]:
     """Mean of blocks of factor x factor pixels; the image is continued with zeros."""
     rows, columns = image.shape[-2:]

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from jxreg import alignment
 from jxreg.alignment import Aligned, Level, Prior
 from jxreg.camera import Camera
-from jxreg.candidates import Found, best_of
+from jxreg.candidates import Found, best_of, compare
 from jxreg.confidence import SPREAD, Signals
 from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
@@ -140,10 +140,14 @@ class Registration:
     """What a search found, the poses that were second best too; None if there was none."""
 
 
+Start = jaxlie.SE3 | Found | Callable[[Volume, Frame], "jaxlie.SE3 | Found"]
+"""Where a registration may begin."""
+
+
 def register(
     volume: Volume,
     frame: Frame,
-    pose: jaxlie.SE3 | Found | None = None,
+    pose: Start | None = None,
     *,
     config: RegisterConfig = RegisterConfig(),
 ) -> Registration:
@@ -152,8 +156,10 @@ def register(
     Args:
         volume: The patient.
         frame: One image (attenuation) and its camera.
-        pose: Start, `camera_from_world`, or what `search` or `candidates.compare` found. By default
-            the positioner angles that came with the image; if none did, the image is searched.
+        pose: Start, `camera_from_world`, or what `search` or `candidates.compare` found, or several
+            starts to compare (a leading axis), or a function of volume and frame that gives one of
+            these, such as a network (`recipes.model.starter`). By default the positioner angles
+            that came with the image; if none did, the image is searched.
         config: What to do; static.
 
     Returns:
@@ -164,6 +170,11 @@ def register(
         pose = initial_pose(volume, frame)
     elif pose is None:
         pose = search(volume, frame, config=search_of(config))
+    elif callable(pose):
+        pose = pose(volume, frame)
+    if isinstance(pose, jaxlie.SE3) and pose.wxyz_xyz.ndim > 1:
+        how, truncated = config.search.compare, config.truncated
+        pose = compare(volume, frame, pose, config=how, truncated=truncated)
     if isinstance(pose, Found):
         return _register(volume, frame, best_of(pose), pose, config)
     return _register(volume, frame, pose, None, config)

@@ -260,12 +260,13 @@ def _started(task: Task, config: TrainConfig, start: Any) -> Any:
     return start
 
 
-def check_alike(expected: Any, found: Any) -> None:
+def check_alike(expected: Any, found: Any, subject: str = "parameters to start with") -> None:
     """Refuses parameters of another network.
 
     Args:
         expected: Parameters, or their shapes.
         found: Parameters.
+        subject: Where they come from, for errors.
 
     Raises:
         InputError: It names the first array that differs.
@@ -279,7 +280,7 @@ def check_alike(expected: Any, found: Any) -> None:
         name, fix = differing[0], "take the recipe and options that it was trained with"
         count = f"{len(differing)} arrays differ, the first is {name}"
         found_, wanted = (str(each.get(name, "none")) for each in (theirs, ours))
-        raise InputError("parameters to start with", f"{count}: {found_}", wanted, fix)
+        raise InputError(subject, f"{count}: {found_}", wanted, fix)
 
 
 def _check(config: TrainConfig, patients: Sequence[Any]) -> None:
@@ -294,7 +295,12 @@ def _check(config: TrainConfig, patients: Sequence[Any]) -> None:
         refuse("accumulate", each, f"a divisor of the {config.steps} steps")
     if not patients:
         refuse("patients", "none", "one volume or more")
-    kinds = {str(jax.tree.map(lambda x: (np.shape(x), x.dtype), patient)) for patient in patients}
+    kinds = {_kind(patient) for patient in patients}
     if len(kinds) > 1:
         fix = "pad the volumes to one shape (jxreg.synthesis.padded)"
         raise InputError("patients", "arrays of different shapes", "the same shapes", fix)
+
+
+def _kind(patient: Any) -> Any:
+    leaves, tree = jax.tree.flatten(patient)
+    return tree, tuple((np.shape(leaf), str(np.result_type(leaf))) for leaf in leaves)

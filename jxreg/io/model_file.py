@@ -68,7 +68,7 @@ def load_model_file(path: str | Path) -> ModelFile:
     path = existing_file(path, EXPECTED)
     with reading(path, EXPECTED), safe_open(path, framework="numpy") as file:
         about = (file.metadata() or {}).get("jxreg")
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        arrays = {name: file.get_tensor(name) for name in file.keys()}
     header = _header(path, about)
     if header.get("weights_sha256") != _checksum(arrays):
         found = "weights that are not those whose checksum is in the header"

@@ -1,0 +1,37 @@
+"""The learned systems, each a recipe: a frozen config of plain numbers, and what it makes.
+
+own          `jxreg`: a small network for one patient, trained on a laptop
+recipe       what a recipe is
+patients     volumes -> what is trained on; the draw of a sample
+regression   the task that most have in common
+model        a trained network: its file, and its use
+
+A file of a recipe has `CONFIG`, the default configuration, and `build(config) -> Recipe`. The
+configuration holds numbers, names and tuples of them only, so that a model file can tell it; its
+fields `geometry` (`recipe.Geometry`) and `train` (`training.TrainConfig`) are there in all. To add
+one, write such a file and list it in `RECIPES`.
+"""
+
+import importlib
+from typing import Any
+
+from jxreg.recipes.recipe import Recipe
+
+RECIPES = {
+    "jxreg": "own",
+}
+"""File of each recipe in this package, by the name that users know."""
+
+
+def default_config(name: str) -> Any:
+    """The configuration of a recipe, a key of `RECIPES`."""
+    return _file(name).CONFIG
+
+
+def build(name: str, config: Any) -> Recipe:
+    """The recipe of a name, a key of `RECIPES`, and its configuration."""
+    return _file(name).build(config)
+
+
+def _file(name: str) -> Any:
+    return importlib.import_module(f"{__name__}.{RECIPES[name]}")

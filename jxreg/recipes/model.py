@@ -1,0 +1,171 @@
+"""A trained network at work: its file, and where it says that an image was taken from."""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
+from jaxlie import SE3, SO3
+from jaxtyping import Array, Float
+
+from jxreg import recipes
+from jxreg.camera import Camera, pixel_grid
+from jxreg.errors import InputError
+from jxreg.frame import Frame, seen_by
+from jxreg.io.boundary import reading
+from jxreg.io.config_entries import filled
+from jxreg.io.model_file import EXPECTED, load_model_file, save_model_file
+from jxreg.io.pose_file import camera_dict
+from jxreg.pose import antipodal
+from jxreg.recipes.recipe import Geometry, Recipe, camera_of
+from jxreg.stepping import Params
+from jxreg.synthesis import unit_range
+from jxreg.training import check_alike
+from jxreg.volume import Volume
+
+
+class Model(NamedTuple):
+    """A trained network. `locate` and `hypotheses` are its two uses."""
+
+    recipe: Recipe
+    params: Params
+    header: Mapping[str, Any]
+    """What its file says of it: recipe, config, training."""
+
+
+class Several(NamedTuple):
+    """How one image makes several starts."""
+
+    rolls_degrees: tuple[float, ...] = (0.0, -8.0, 8.0)
+    """The image is shown to the network turned by these angles."""
+    antipodal: bool = False
+    """Whether the view from behind is a start too, for each of them."""
+
+
+def save_model(
+    path: str | Path, name: str, config: Any, params: Params, about: Mapping[str, Any]
+) -> None:
+    """Writes a model file: all that `load_model` needs, and no name of a patient.
+
+    Args:
+        path: The file.
+        name: Of the recipe.
+        config: Of the recipe, resolved.
+        params: Trained parameters.
+        about: What else to tell, for JSON: versions, sha256 of the volumes, minutes, device.
+
+    Raises:
+        InputError: A parameter is not finite, or the file cannot be written.
+    """
+    header = {
+        "recipe": name,
+        "config": asdict(config),
+        "camera": camera_dict(camera_of(config.geometry)),
+        "pose": "camera_from_world = motion about the volume's isocenter, in camera axes, after "
+        "the reference pose that config.geometry tells for that isocenter",
+        "units": "mm, rad; degrees where the name says so; world RAS",
+    }
+    save_model_file(path, params, header | dict(about))
+
+
+def load_model(path: str | Path) -> Model:
+    """Reads a model file.
+
+    Raises:
+        InputError: The file is missing, damaged, of another kind or of a newer jxreg, or its recipe
+            is not known here.
+    """
+    params, header = load_model_file(path)
+    config = config_of(str(path), header)
+    with reading(Path(path), EXPECTED):
+        recipe = recipes.build(str(header["recipe"]), config)
+        expected = jax.eval_shape(recipe.task.init, jax.random.key(0))
+        check_alike(expected, params, str(path))
+    return Model(recipe, params, header)
+
+
+def config_of(subject: str, header: Mapping[str, Any]) -> Any:
+    """The recipe's configuration that a header tells.
+
+    Raises:
+        InputError: The recipe or one of its entries is not known here; it names the subject.
+    """
+    name = header.get("recipe")
+    if name not in recipes.RECIPES:
+        known = ", ".join(recipes.RECIPES)
+        fix = "update jxreg, or train again"
+        raise InputError(subject, f"recipe {name!r}", f"one of {known}", fix)
+    return filled(recipes.default_config(name), header.get("config", {}), subject)
+
+
+def shown(frame: Frame, camera: Camera) -> Float[Array, "rows columns"]:
+    """An X-ray as the network of that camera is given it: resampled, in [0, 1], 0 where masked."""
+    seen = seen_by(frame, camera)
+    return unit_range(seen.image, seen.mask)
+
+
+def locate(model: Model, volume: Volume, frame: Frame) -> SE3:
+    """The pose that the network says, `camera_from_world`; compiled when it is first called.
+
+    Args:
+        model: From `load_model`.
+        volume: The patient.
+        frame: One image (attenuation) and its camera.
+    """
+    poses = hypotheses(model, volume, frame, Several((0.0,)))
+    return jax.tree.map(lambda leaf: leaf[0], poses)
+
+
+def hypotheses(model: Model, volume: Volume, frame: Frame, several: Several = Several()) -> SE3:
+    """Several poses that the network says of one image; leading axis hypotheses.
+
+    `jxreg.candidates.compare` says which of them explain the image. Arguments as of `locate`.
+    """
+    recipe = model.recipe
+    return _poses(model.params, volume, frame, recipe.locate, recipe.geometry, several)
+
+
+def starter(model: Model, several: Several | None = None) -> Callable[[Volume, Frame], SE3]:
+    """The network as a start, to give to `jxreg.register` in place of a pose.
+
+    Args:
+        model: From `load_model`.
+        several: Ask for several starts, which are then compared; by default for one.
+    """
+    if several is None:
+        return functools.partial(locate, model)
+    return functools.partial(hypotheses, model, several=several)
+
+
+@functools.partial(jax.jit, static_argnames=("find", "geometry", "several"))
+def _poses(
+    params: Params,
+    volume: Volume,
+    frame: Frame,
+    find: Callable,
+    geometry: Geometry,
+    several: Several,
+) -> SE3:
+    camera = camera_of(geometry)
+    image, poses = shown(frame, camera), []
+    for roll in several.rolls_degrees:
+        turned = image if roll == 0 else _turned(image, camera, roll)
+        back = SE3.from_rotation(SO3.from_z_radians(jnp.deg2rad(-roll)))
+        poses.append(back @ find(params, volume, turned))
+    if several.antipodal:
+        poses += [antipodal(pose, volume.isocenter) for pose in poses]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *poses)
+
+
+def _turned(
+    image: Float[Array, "rows columns"], camera: Camera, roll_degrees: float
+) -> Float[Array, "rows columns"]:
+    """The image after the patient turned about the optical axis, from x to y; 0 from outside."""
+    k = camera.intrinsic
+    turn = SO3.from_z_radians(jnp.deg2rad(-roll_degrees)).as_matrix()
+    u, v = (k @ turn @ jnp.linalg.inv(k))[:2] @ jnp.c_[pixel_grid(camera), jnp.ones(image.size)].T
+    return map_coordinates(image, [v, u], order=1).reshape(image.shape)

@@ -1,0 +1,100 @@
+"""Our own recipe, `jxreg`: a small network that only has to land where refinement takes over.
+
+It is trained on one patient, on a laptop, at 64 pixels: what refinement needs of it is the basin of
+the right optimum, some 30 mm and 10 degrees, not the last millimetre. It learns from the distance
+of landmarks in camera axes, where the depth, which an image hardly tells, counts less.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxlie import SE3
+from jaxtyping import Array, Float
+
+from jxreg.curriculum import replayed
+from jxreg.lie import safe_norm
+from jxreg.nets import HeadConfig, Prediction, compact, pose_net
+from jxreg.optimizer import OptimizerConfig
+from jxreg.recipes.patients import Draw, PatientConfig, Sample, prepare
+from jxreg.recipes.recipe import Geometry, Patient, Recipe
+from jxreg.recipes.regression import pose_of, regression
+from jxreg.sampling import UniformEuler, deviation
+from jxreg.synthesis import SynthesisConfig
+from jxreg.training import TrainConfig
+from jxreg.volume import Volume
+
+
+@dataclass(frozen=True)
+class OwnConfig:
+    """The recipe `jxreg`. Ranges are those of xvr, for one patient and one direction of view."""
+
+    geometry: Geometry = Geometry(pixels=64, pixel_mm=4.35)
+    poses: UniformEuler = UniformEuler(
+        orbit_degrees=(-45.0, 45.0),
+        tilt_degrees=(-30.0, 30.0),
+        roll_degrees=(-15.0, 15.0),
+        across=(-75.0, 75.0),
+        down=(-75.0, 75.0),
+        depth=(-150.0, 150.0),
+    )
+    contrast: tuple[float, float] = (0.5, 3.0)
+    """Range of the factor on bone."""
+    patient: PatientConfig = PatientConfig()
+    width: int = 32
+    """Features of the first stage."""
+    blocks: tuple[int, ...] = (0, 1, 1)
+    """Residual blocks of each stage."""
+    patch: int = 4
+    """Side of the blocks of pixels that the first layer takes."""
+    hidden: tuple[int, ...] = (256,)
+    """Layers of the head."""
+    parametrisation: str = "rotation_6d"
+    depth_weight: float = 0.3
+    """What a millimetre of depth counts, one across the image being 1."""
+    train: TrainConfig = TrainConfig(
+        steps=4000,
+        batch=32,
+        validate_every=250,
+        optimizer=OptimizerConfig(rate=2e-3, warmup=200, average=0.995),
+    )
+
+
+CONFIG = OwnConfig()
+
+
+def build(config: OwnConfig) -> Recipe:
+    """The recipe of a configuration."""
+    draw = Draw(config.geometry, config.poses, SynthesisConfig(contrast=config.contrast))
+    spread = [float(x) for x in deviation(config.poses)]
+    head = HeadConfig(
+        config.parametrisation,
+        (spread[0], spread[1], spread[2]),
+        rotation_degrees=float(jnp.rad2deg(max(spread[3:]))),
+        places=True,
+        hidden=config.hidden,
+    )
+    backbone = compact(width=config.width, blocks=config.blocks, patch=config.patch)
+    net = pose_net(backbone, (config.geometry.pixels,) * 2, head=head)
+    weights = jnp.array([1.0, 1.0, config.depth_weight])
+
+    def sample_loss(said: Prediction, pose: SE3, drawn: Sample, patient: Patient):
+        there, here = (each.apply(patient.landmarks) for each in (drawn.pose, pose))
+        return jax.vmap(safe_norm)(weights * (here - there)).mean(), {}
+
+    def locate(params, volume: Volume, image: Float[Array, "rows columns"]) -> SE3:
+        return pose_of(net.apply(params, normalise(image)), config.geometry, volume)
+
+    task = regression(net, draw, normalise, sample_loss, replayed)
+    return Recipe(
+        config.geometry,
+        task,
+        config.train,
+        lambda volumes: prepare(volumes, draw, config.patient),
+        locate,
+    )
+
+
+def normalise(image: Float[Array, "rows columns"]) -> Float[Array, "1 rows columns"]:
+    """Mean 0 and deviation 1, of each image by itself."""
+    return ((image - image.mean()) / (image.std() + 1e-3))[None]

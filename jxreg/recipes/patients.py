@@ -1,0 +1,129 @@
+"""From volumes to what networks are trained on, and the draw of one training sample."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxlie import SE3
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from jxreg.camera import Camera
+from jxreg.physics.intensity import ct
+from jxreg.pose import moved
+from jxreg.recipes.recipe import Fixed, Geometry, Patient, camera_of, reference_pose
+from jxreg.sampling import Sampler, sample
+from jxreg.synthesis import SynthesisConfig, Synthetic, frame, padded, training_volume
+from jxreg.volume import MU_WATER, Volume
+
+BONE = 1.2 * MU_WATER
+"""Attenuation from which a voxel may be a landmark [1/mm]; about 200 HU."""
+
+
+@dataclass(frozen=True)
+class PatientConfig:
+    """How volumes are prepared."""
+
+    voxels_per_pixel: float = 1.0
+    """Voxels that one pixel covers at the isocenter; less is coarser and faster."""
+    bone: bool = True
+    """Whether bone is a channel of its own, so that its contrast can be drawn."""
+    landmarks: int = 50
+    """Points at which errors are measured."""
+    validation: int = 64
+    """Frames of the validation set."""
+    seed: int = 2026
+    """Of the validation set."""
+
+
+class Draw(NamedTuple):
+    """How a training sample is drawn."""
+
+    geometry: Geometry
+    sampler: Sampler
+    synthesis: SynthesisConfig
+
+
+class Sample(NamedTuple):
+    """A frame to train on, with its truth."""
+
+    frame: Synthetic
+    motion: SE3
+    """From the reference pose, about the isocenter."""
+    pose: SE3
+    """`camera_from_world`."""
+    camera: Camera
+
+
+def draw_sample(
+    key: PRNGKeyArray, volume: Volume, draw: Draw, share: Float[Array, ""] | float = 1.0
+) -> Sample:
+    """One frame at a random pose.
+
+    Args:
+        key: Random key; the same key makes the same sample.
+        volume: Of a patient.
+        draw: What from; static.
+        share: Of the pose range that is drawn from.
+    """
+    posed, shown = jax.random.split(key)
+    camera = camera_of(draw.geometry)
+    motion = sample(posed, draw.sampler, share)
+    pose = moved(reference_pose(draw.geometry, volume.isocenter), motion, volume.isocenter)
+    return Sample(frame(shown, volume, camera, pose, draw.synthesis), motion, pose, camera)
+
+
+def prepare(volumes: Sequence[Volume], draw: Draw, config: PatientConfig) -> list[Patient]:
+    """Patients of volumes, all of one shape.
+
+    Args:
+        volumes: As from `load_volume`.
+        draw: How samples are drawn, those of the validation set too.
+        config: How volumes are prepared.
+
+    Raises:
+        InputError: A volume has channels.
+    """
+    camera, distance = camera_of(draw.geometry), draw.geometry.source_to_isocenter
+    model = ct if config.bone else None
+    coarse = [
+        training_volume(
+            volume, camera, distance, model=model, voxels_per_pixel=config.voxels_per_pixel
+        )
+        for volume in volumes
+    ]
+    x, y, z = (max(sizes) for sizes in zip(*(v.mu.shape[-3:] for v in coarse), strict=True))
+    alike = [padded(volume, (x, y, z)) for volume in coarse]
+    points = [surface_points(volume, config.landmarks) for volume in volumes]
+    made = jax.jit(lambda keys, volume: jax.lax.map(_fixed(volume, draw), keys))
+    keys = jax.random.split(jax.random.key(config.seed), config.validation)
+    return [
+        Patient(volume, jnp.asarray(each), made(keys, volume))
+        for volume, each in zip(alike, points, strict=True)
+    ]
+
+
+def _fixed(volume: Volume, draw: Draw):
+    def one(key: PRNGKeyArray) -> Fixed:
+        drawn = draw_sample(key, volume, draw)
+        return Fixed(drawn.frame.images, drawn.pose)
+
+    return one
+
+
+def surface_points(volume: Volume, count: int) -> Float[np.ndarray, "n 3"]:
+    """Voxels of bone that lie far from each other (farthest point sampling), in the world [mm]."""
+    mu = np.asarray(volume.mu)
+    dense = np.argwhere(mu > BONE)
+    if len(dense) < count:
+        dense = np.argwhere(mu >= np.quantile(mu, 0.9))
+    chosen = np.random.default_rng(0).permutation(len(dense))[:4000]
+    affine = np.asarray(volume.affine)
+    points = dense[chosen] @ affine[:3, :3].T + affine[:3, 3]
+    kept, distance = [0], np.linalg.norm(points - points[0], axis=1)
+    for _ in range(count - 1):
+        kept.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(points - points[kept[-1]], axis=1))
+    return points[kept].astype(np.float32)

@@ -7,7 +7,7 @@ object interface, so that no window, backend or current figure is touched.
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import ArrayLike, Float, UInt8
@@ -256,6 +256,42 @@ def success_figure(
     axes.set(xlabel="initial mTRE [mm]", ylabel="success rate")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     _plain_axes(axes)
+    return figure
+
+
+def training_figure(entries: Sequence[Mapping[str, Any]], metric: str = "mtre") -> "Figure":
+    """Loss, rate and validation of a training over its batches.
+
+    Args:
+        entries: Its log (`io.train_log.load_log`).
+        metric: The value of the validation to draw, in mm.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.2))
+    margins = {"left": 0.11, "right": 0.89, "top": 0.98, "bottom": 0.11, "hspace": 0.12}
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2), gridspec_kw=margins)
+    checked = [entry for entry in entries if "validation" in entry]
+    trained = [entry for entry in entries if "loss" in entry]
+    for axes, chosen, value in (
+        (upper, checked, lambda entry: entry["validation"][metric]),
+        (lower, trained, lambda entry: entry["loss"]),
+    ):
+        points = [(entry["step"], value(entry)) for entry in chosen if value(entry) is not None]
+        axes.plot(*zip(*points, strict=True) if points else ((), ()), color=_CURVE_COLOURS[0])
+        axes.set_yscale("log" if points and min(y for _, y in points) > 0 else "linear")
+        _plain_axes(axes)
+    best = [entry for entry in checked if entry["best"]][-1:]
+    for entry in best:
+        x, y = entry["step"], entry["validation"][metric]
+        upper.plot(x, y, "o", color=_CURVE_COLOURS[1])
+        upper.annotate(f"best {y:.3g} mm", (x, y), (0, 8), textcoords="offset points", fontsize=9)
+    beside = lower.twinx()
+    beside.plot([e["step"] for e in trained], [e["rate"] for e in trained], color=_LEVEL_COLOURS[0])
+    beside.set_ylabel("rate")
+    beside.spines[["top"]].set_visible(False)
+    upper.set_ylabel(f"{'mTRE' if metric == 'mtre' else metric} of the validation [mm]")
+    lower.set(ylabel="loss", xlabel="batch")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The command line: `jxreg demo | fetch | info | render | register | evaluate`, one file a command.
+"""The command line, one file a command: `jxreg register`, `jxreg train` and so on.
 
 Exit codes: 0 good, 2 usage, 3 input refused, 4 a registration did not pass its own checks, 5
 part of a batch did not, 130 interrupted; 1 is a fault of jxreg itself. Results go to the standard
@@ -18,6 +18,7 @@ COMMANDS = {
     "info": "tell what files hold, what is missing, and the fix",
     "render": "render a DRR of a CT",
     "register": "find the pose of the C-arm for X-ray images",
+    "train": "train a network that finds the pose in X-rays of a CT",
     "evaluate": "judge registrations against the truth",
 }
 """Each is the function `run_<name>` in the file of that name."""

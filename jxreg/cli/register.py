@@ -12,7 +12,7 @@ from jxreg.cli.options import (
     check_pose_options,
     read_volume,
 )
-from jxreg.cli.starts import StartOptions, check_start_options, searched
+from jxreg.cli.starts import StartOptions, check_start_options, located, searched
 from jxreg.detect import Detect
 
 if TYPE_CHECKING:
@@ -46,10 +46,10 @@ def run_register(
 ) -> int:
     """Register X-ray images to a CT: find the pose of the C-arm for each of them.
 
-    It begins at the pose file, angles or landmarks given here, else at the positioner angles in the
-    DICOM header, else it searches the range of a C-arm without a start. Results go to OUT, or to
-    one folder in it for each frame: report.html, registration.json, pose.json, pose.tfm (for 3D
-    Slicer), drr.npy and drr.png.
+    It begins at the pose file, angles or landmarks given here, or where a network says, else at the
+    positioner angles in the DICOM header, else it searches the range of a C-arm without a start.
+    Results go to OUT, or to one folder in it for each frame: report.html, registration.json,
+    pose.json, pose.tfm (for 3D Slicer), drr.npy and drr.png.
     Exit code 4: the result did not pass its own checks; 5: some of several did not.
 
     Args:
@@ -89,11 +89,11 @@ def run_register(
         tasks = read_tasks(loaded, xrays, pose, start, camera, values)
     for note in dict.fromkeys(note for task in tasks for note in task.notes):
         console.print(f"note: {printable(note)}", markup=False, soft_wrap=True)
-    records = _register_and_write(console, volume, loaded, tasks, chosen, out, seconds)
+    records = _register_and_write(console, volume, loaded, tasks, start, chosen, out, seconds)
     return _summary(records, out)
 
 
-def _register_and_write(console, path, volume, tasks, config, out, seconds) -> list[dict]:
+def _register_and_write(console, path, volume, tasks, start, config, out, seconds) -> list[dict]:
     from jxreg.cli.console import step
     from jxreg.cli.outputs import Case, config_entries, level_names, write_case
     from jxreg.cli.provenance import input_entry, make_folder
@@ -108,7 +108,7 @@ def _register_and_write(console, path, volume, tasks, config, out, seconds) -> l
         count, spent = len(chunk), dict(seconds)
         what = chunk[0].title if count == 1 else f"{count} frames, from {chunk[0].title}"
         with step(console, f"register {what}", spent):
-            chunk = _with_starts(volume, chunk, config)
+            chunk = _with_starts(volume, chunk, start, config)
             results = register_chunk(volume, chunk, config)
         spent["register"] = spent.pop(f"register {what}") / count
         for task, result in zip(chunk, results, strict=True):
@@ -128,13 +128,19 @@ def _register_and_write(console, path, volume, tasks, config, out, seconds) -> l
     return records
 
 
-def _with_starts(volume, tasks: "list[Task]", config: "RegisterConfig") -> "list[Task]":
-    """The tasks of a chunk, searched if they have no start; either all have one or none."""
+def _with_starts(
+    volume, tasks: "list[Task]", start: StartOptions, config: "RegisterConfig"
+) -> "list[Task]":
+    """The tasks of a chunk, searched or located if they have no start; all have one or none."""
     from jxreg.register import search_of
 
     if tasks[0].start is not None:
         return tasks
-    found = searched(volume, [task.frame for task in tasks], search_of(config))
+    frames, how = [task.frame for task in tasks], search_of(config)
+    if start.net is not None:
+        found = located(volume, frames, start, how)
+    else:
+        found = searched(volume, frames, how)
     return [task._replace(start=start) for task, start in zip(tasks, found, strict=True)]
 
 

@@ -25,24 +25,35 @@ class StartOptions:
     landmarks_2d: Path | None = None
     """Where they are in the image: .csv with u, v (column, row) and label; paired by label, or by
     their order."""
+    net: Path | None = None
+    """Network that says where to begin: a file that `jxreg train` wrote."""
+    several: bool = False
+    """With --net: several starts of it, the image shown turned to both sides, are compared."""
+    antipodal: bool = False
+    """With --net: compare with the view from behind too."""
 
 
 def check_start_options(pose: PoseOptions, start: StartOptions) -> None:
     """Refuses several starts at once.
 
     Raises:
-        InputError: More than one start is given, or landmarks of one kind only.
+        InputError: More than one start is given, landmarks of one kind only, or an option of a
+            network without one.
     """
     from jxreg.errors import InputError
 
     if (start.landmarks is None) != (start.landmarks_2d is None):
         have, lack = ("--landmarks", "--landmarks-2d")[:: -1 if start.landmarks is None else 1]
         raise InputError(have, f"no {lack} beside it", "both", "give points in volume and image")
+    if start.net is None and (start.several or start.antipodal):
+        option = "--several" if start.several else "--antipodal"
+        raise InputError(option, "no --net beside it", "a network", "give --net, or leave it out")
     given = {
         "--pose": pose.pose is not None,
         "angles": has_angles(pose),
         "--landmarks": start.landmarks is not None,
         "--search": start.search,
+        "--net": start.net is not None,
     }
     names = [name for name, is_given in given.items() if is_given]
     if len(names) > 1:
@@ -52,7 +63,7 @@ def check_start_options(pose: PoseOptions, start: StartOptions) -> None:
 def start_of(
     volume: "Volume", path: Path, frame: "Frame", pose: PoseOptions, start: StartOptions
 ) -> "tuple[jaxlie.SE3 | None, str]":
-    """The start of a frame, and where it comes from; None if the image is to be searched.
+    """The start of a frame, and where it comes from; None if the image itself has to tell.
 
     Raises:
         InputError: What was given does not make a start.
@@ -76,6 +87,8 @@ def start_of(
         return pose_of(pose, volume, distance), "C-arm angles given by hand"
     if start.landmarks is not None and start.landmarks_2d is not None:
         return _from_landmarks(frame, start.landmarks, start.landmarks_2d)
+    if start.net is not None:
+        return None, f"network {start.net.name}"
     if frame.carm is not None and not start.search:
         return initial_pose(volume, frame), "positioner angles of the DICOM header"
     return None, "search"
@@ -117,4 +130,30 @@ def searched(volume: "Volume", frames: "list[Frame]", config: "SearchConfig") ->
         if not known:
             camera, library = leaves, make_library(volume, frame.camera, config=config)
         found.append(jax.block_until_ready(search(volume, frame, config=config, library=library)))
+    return found
+
+
+def located(
+    volume: "Volume", frames: "list[Frame]", start: StartOptions, config: "SearchConfig"
+) -> "list":
+    """Where a network says that frames were taken from: a pose of each, or what was found.
+
+    Raises:
+        InputError: The file of the network is refused.
+    """
+    import jax
+
+    from jxreg.candidates import compare
+    from jxreg.recipes.model import Several, hypotheses, load_model, locate
+
+    assert start.net is not None
+    model, found = load_model(start.net), []
+    rolls = Several().rolls_degrees if start.several else (0.0,)
+    for frame in frames:
+        pose = locate(model, volume, frame)
+        if start.several or start.antipodal:
+            poses = hypotheses(model, volume, frame, Several(rolls, start.antipodal))
+            how = {"config": config.compare, "truncated": config.truncated}
+            pose = compare(volume, frame, poses, **how)
+        found.append(jax.block_until_ready(pose))
     return found

@@ -24,7 +24,7 @@ class Task(NamedTuple):
     path: Path
     frame: "Frame"
     start: "jaxlie.SE3 | Found | None"
-    """None until the image has been searched."""
+    """None until the image has been searched, or shown to a network."""
     start_source: str
     notes: tuple[str, ...]
 

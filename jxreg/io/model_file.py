@@ -47,7 +47,7 @@ def save_model_file(path: str | Path, params: Mapping[str, Any], header: Mapping
     """
     from safetensors.numpy import save
 
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in _flat(params).items()}
+    arrays = {name: np.array(leaf, order="C") for name, leaf in _flat(params).items()}
     bad = [name for name, leaf in arrays.items() if not np.isfinite(leaf).all()]
     if bad:
         fix = "train again, with a lower rate"
@@ -116,5 +116,5 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
     for name in sorted(arrays):
         array = arrays[name]
         checksum.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        checksum.update(np.ascontiguousarray(array).tobytes())
+        checksum.update(array.tobytes())
     return checksum.hexdigest()

@@ -5,6 +5,7 @@ the right optimum, some 30 mm and 10 degrees, not the last millimetre. It learns
 of landmarks in camera axes, where the depth, which an image hardly tells, counts less.
 """
 
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -50,6 +51,8 @@ class OwnConfig:
     hidden: tuple[int, ...] = (256,)
     """Layers of the head."""
     parametrisation: str = "rotation_6d"
+    replay: float = 0.0
+    """Share of samples of earlier, smaller pose ranges, where the curriculum widens them."""
     depth_weight: float = 0.3
     """What a millimetre of depth counts, one across the image being 1."""
     train: TrainConfig = TrainConfig(
@@ -75,7 +78,8 @@ def build(config: OwnConfig) -> Recipe:
         hidden=config.hidden,
     )
     backbone = compact(width=config.width, blocks=config.blocks, patch=config.patch)
-    net = pose_net(backbone, (config.geometry.pixels,) * 2, head=head)
+    size = (config.geometry.pixels, config.geometry.pixels)
+    net = pose_net(backbone, size, head=head)
     weights = jnp.array([1.0, 1.0, config.depth_weight])
 
     def sample_loss(said: Prediction, pose: SE3, drawn: Sample, patient: Patient):
@@ -85,7 +89,8 @@ def build(config: OwnConfig) -> Recipe:
     def locate(params, volume: Volume, image: Float[Array, "rows columns"]) -> SE3:
         return pose_of(net.apply(params, normalise(image)), config.geometry, volume)
 
-    task = regression(net, draw, normalise, sample_loss, replayed)
+    share = functools.partial(replayed, share=config.replay)
+    task = regression(net, draw, normalise, sample_loss, share)
     return Recipe(
         config.geometry,
         task,

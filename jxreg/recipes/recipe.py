@@ -1,13 +1,14 @@
 """What a recipe is: a learned system as a few functions, and the parts that most of them share."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from jaxlie import SE3
 from jaxtyping import Array, Float
 
 from jxreg.camera import Camera
+from jxreg.curriculum import Curriculum
 from jxreg.pose import from_carm
 from jxreg.stepping import Params, Task
 from jxreg.training import TrainConfig
@@ -88,3 +89,17 @@ class Recipe(NamedTuple):
     locate: Callable[[Params, Volume, Float[Array, "rows columns"]], SE3]
     """The pose in one image of the network's camera, in [0, 1]; pure, to be compiled. Of the volume
     most use the isocenter only."""
+
+
+def finetuning(config: TrainConfig, steps: int = 500) -> TrainConfig:
+    """A short training that begins with the weights of a long one (500 batches in xvr)."""
+    optimizer = replace(config.optimizer, warmup=min(10, config.optimizer.warmup))
+    every = min(config.validate_every, max(1, steps // 5))
+    return replace(
+        config,
+        steps=steps,
+        validate_every=every,
+        optimizer=optimizer,
+        curriculum=Curriculum(),
+        patience=0,
+    )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxlie import SE3
 from jaxtyping import Array, Float
 
+from jxreg.augmentation import JXREG, JXREG_EXPOSURE
 from jxreg.curriculum import replayed
 from jxreg.lie import safe_norm
 from jxreg.nets import HeadConfig, Prediction, compact, pose_net
@@ -41,6 +42,10 @@ class OwnConfig:
     )
     contrast: tuple[float, float] = (0.5, 3.0)
     """Range of the factor on bone."""
+    exposure: bool = True
+    """Whether spectrum, scatter and photons are drawn for each image (`JXREG_EXPOSURE`)."""
+    augmentation: bool = True
+    """Whether images are changed as `JXREG` says: grey values, blur, collimator and so on."""
     patient: PatientConfig = PatientConfig()
     width: int = 32
     """Features of the first stage."""
@@ -68,7 +73,12 @@ CONFIG = OwnConfig()
 
 def build(config: OwnConfig) -> Recipe:
     """The recipe of a configuration."""
-    draw = Draw(config.geometry, config.poses, SynthesisConfig(contrast=config.contrast))
+    synthesis = SynthesisConfig(
+        contrast=config.contrast,
+        exposure=JXREG_EXPOSURE if config.exposure else None,
+        augment=JXREG if config.augmentation else None,
+    )
+    draw = Draw(config.geometry, config.poses, synthesis)
     spread = [float(x) for x in deviation(config.poses)]
     head = HeadConfig(
         config.parametrisation,

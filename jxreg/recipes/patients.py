@@ -15,11 +15,15 @@ from jxreg.physics.intensity import ct
 from jxreg.pose import moved
 from jxreg.recipes.recipe import Fixed, Geometry, Patient, camera_of, reference_pose
 from jxreg.sampling import Sampler, sample
+from jxreg.simulation import hounsfield
+from jxreg.surface import automatic_landmarks
 from jxreg.synthesis import SynthesisConfig, Synthetic, frame, padded, training_volume
-from jxreg.volume import MU_WATER, Volume
+from jxreg.volume import Volume
 
-BONE = 1.2 * MU_WATER
-"""Attenuation from which a voxel may be a landmark [1/mm]; about 200 HU."""
+BODY_HU = -300.0
+"""Where the body ends and air begins."""
+LANDMARK_MM = 3.0
+"""Voxels are averaged to this size before landmarks are looked for."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class PatientConfig:
     """Whether bone is a channel of its own, so that its contrast can be drawn."""
     landmarks: int = 50
     """Points at which errors are measured."""
+    landmarks_hu: float = 250.0
+    """They are on the surface of what exceeds this."""
     validation: int = 64
     """Frames of the validation set."""
     seed: int = 2026
@@ -96,7 +102,7 @@ def prepare(volumes: Sequence[Volume], draw: Draw, config: PatientConfig) -> lis
     ]
     x, y, z = (max(sizes) for sizes in zip(*(v.mu.shape[-3:] for v in coarse), strict=True))
     alike = [padded(volume, (x, y, z)) for volume in coarse]
-    points = [surface_points(volume, config.landmarks) for volume in volumes]
+    points = [landmarks_of(volume, config) for volume in volumes]
     made = jax.jit(lambda keys, volume: jax.lax.map(_fixed(volume, draw), keys))
     keys = jax.random.split(jax.random.key(config.seed), config.validation)
     return [
@@ -113,17 +119,8 @@ def _fixed(volume: Volume, draw: Draw):
     return one
 
 
-def surface_points(volume: Volume, count: int) -> Float[np.ndarray, "n 3"]:
-    """Voxels of bone that lie far from each other (farthest point sampling), in the world [mm]."""
-    mu = np.asarray(volume.mu)
-    dense = np.argwhere(mu > BONE)
-    if len(dense) < count:
-        dense = np.argwhere(mu >= np.quantile(mu, 0.9))
-    chosen = np.random.default_rng(0).permutation(len(dense))[:4000]
-    affine = np.asarray(volume.affine)
-    points = dense[chosen] @ affine[:3, :3].T + affine[:3, 3]
-    kept, distance = [0], np.linalg.norm(points - points[0], axis=1)
-    for _ in range(count - 1):
-        kept.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.linalg.norm(points - points[kept[-1]], axis=1))
-    return points[kept].astype(np.float32)
+def landmarks_of(volume: Volume, config: PatientConfig) -> Float[np.ndarray, "n 3"]:
+    """Points on the surface of bone, or of the body where there is no bone, in the world [mm]."""
+    hu = hounsfield(volume.mu)
+    above = config.landmarks_hu if (hu > config.landmarks_hu).any() else BODY_HU
+    return automatic_landmarks(volume, config.landmarks, above_hu=above, voxel_mm=LANDMARK_MM)

@@ -1,0 +1,149 @@
+"""Recipes: what a model file keeps, how an image reaches a network, and the way from CT to pose."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxlie import SE3, SO3
+from refusal import refused
+from safetensors.numpy import save_file
+
+import jxreg.register  # noqa: F401
+from jxreg import drr, recipes
+from jxreg.camera import Camera
+from jxreg.errors import InputError
+from jxreg.frame import Frame, seen_by
+from jxreg.io.config_entries import filled
+from jxreg.io.model_file import load_model_file, save_model_file
+from jxreg.phantoms import grid_around, pelvis_and_spine, voxelise
+from jxreg.pose import from_carm, rotation_angle
+from jxreg.recipes import own
+from jxreg.recipes.model import Several, _poses, _turned, shown
+from jxreg.recipes.recipe import Geometry, Recipe, camera_of, finetuning, reference_pose
+
+PARAMS = {"a": {"0": np.ones((2, 3), np.float32), "gain": np.float32(0.5)}, "b": np.arange(3)}
+
+
+@pytest.fixture(scope="module")
+def volume():
+    phantom = pelvis_and_spine()
+    shape, affine = grid_around(phantom, 8.0)
+    return voxelise(phantom, shape, affine)
+
+
+def test_a_model_file_keeps_everything(tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_model_file(path, PARAMS, {"recipe": "jxreg", "config": {"width": 8}})
+    params, header = load_model_file(path)
+    assert jax.tree.structure(params) == jax.tree.structure(PARAMS)
+    for one, other in zip(jax.tree.leaves(params), jax.tree.leaves(PARAMS), strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.shape == np.shape(other)
+    assert header["config"] == {"width": 8}
+    refused(
+        lambda path: save_model_file(path, {"a": np.full(2, np.nan)}, {}), path, "infinity in a"
+    )
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "m.safetensors"
+    refused(load_model_file, path, "no such file")
+    path.write_bytes(b"PK\x03\x04 a zip file of somebody else")
+    refused(load_model_file, path, "cannot be read")
+    save_file({"w": np.ones(3)}, path)
+    refused(load_model_file, path, "another program", "jxreg train")
+    save_model_file(path, PARAMS, {"recipe": "jxreg"})
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    refused(load_model_file, path, "checksum is in the header")
+    path.write_bytes(content[:-40])
+    refused(load_model_file, path, "cannot be read")
+    newer = json.dumps({"format": "jxreg-model", "version": 2})
+    save_file({"w": np.ones(3)}, path, {"jxreg": newer})
+    refused(load_model_file, path, "version = 2", "update jxreg")
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_a_configuration_survives_json(name):
+    config = recipes.default_config(name)
+    changed = dataclasses.replace(config, train=finetuning(config.train))
+    entries = json.loads(json.dumps(dataclasses.asdict(changed)))
+    assert filled(config, entries, "file") == changed
+    assert changed != config
+
+
+@pytest.mark.parametrize(
+    "entries, words",
+    [
+        ({"widht": 3}, "widht"),
+        ({"geometry": {"pixels": 64.5}}, "pixels"),
+        ({"contrast": [1.0, 2.0, 3.0]}, "contrast"),
+        ({"train": {"keep": "worst"}}, "keep"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(entries, words):
+    with pytest.raises(InputError, match=words):
+        filled(own.CONFIG, entries, "file")
+
+
+def test_an_image_is_resampled_to_another_camera(volume):
+    pose = from_carm(10.0, 5.0, 3.0, source_to_isocenter=700.0, isocenter=volume.isocenter)
+    fine = Camera.from_sdd(1000.0, (120, 150), (2.5, 2.4), (70.0, 62.0), mirrored=True)
+    coarse = Camera.from_sdd(800.0, (40, 36), (5.6, 6.0))
+    render = jax.jit(drr.render)
+    seen = seen_by(Frame(render(volume, fine, pose), fine), coarse)
+    expected = np.asarray(render(volume, coarse, pose))
+    inside = np.asarray(seen.mask) > 0.999
+    assert inside.mean() > 0.7
+    difference = (np.asarray(seen.image) - expected)[inside]
+    # Averages of pixels against their middle: small but at edges; half a pixel off gives 0.1.
+    assert np.abs(difference).mean() < 0.02 * expected.max()
+    masked = seen_by(Frame(render(volume, fine, pose), fine, jnp.zeros((120, 150))), coarse)
+    np.testing.assert_array_equal(masked.image, 0)
+    np.testing.assert_array_equal(masked.mask, 0)
+    assert float(shown(seen, coarse).max()) == 1.0
+
+
+def test_starts_of_a_turned_image_are_turned_back(volume):
+    geometry = Geometry(pixels=48, pixel_mm=6.0)
+    camera = camera_of(geometry)
+    pose = from_carm(5.0, 0.0, 0.0, source_to_isocenter=700.0, isocenter=volume.isocenter)
+    image = jax.jit(drr.render)(volume, camera, pose)
+    turned_pose = _roll(12.0) @ pose
+    expected = jax.jit(drr.render)(volume, camera, turned_pose)
+    middle = (slice(8, -8), slice(8, -8))
+    away = np.abs(np.asarray(_turned(image, camera, 12.0) - expected))[middle].mean()
+    assert away < 0.25 * np.abs(np.asarray(image - expected))[middle].mean()
+
+    poses = _poses({}, volume, Frame(image, camera), lambda *_: turned_pose, geometry, SEVERAL)
+    assert poses.wxyz_xyz.shape == (4, 7)
+    first, second, third, _ = (SE3(row) for row in poses.wxyz_xyz)
+    assert float(rotation_angle(first, turned_pose)) < 1e-5
+    assert float(rotation_angle(second, pose)) < 1e-5
+    np.testing.assert_allclose(
+        third.apply(volume.isocenter), first.apply(volume.isocenter), atol=1e-2
+    )
+    assert float(rotation_angle(third, first)) == pytest.approx(np.pi, abs=1e-3)
+
+
+SEVERAL = Several((0.0, 12.0), antipodal=True)
+
+
+def _roll(degrees):
+    return SE3.from_rotation(SO3.from_z_radians(np.deg2rad(degrees)))
+
+
+def test_the_reference_pose_is_about_the_isocenter(volume):
+    geometry = Geometry(primary_degrees=180.0, source_to_isocenter=650.0)
+    pose = reference_pose(geometry, volume.isocenter)
+    np.testing.assert_allclose(pose.apply(volume.isocenter), [0, 0, 650], atol=1e-3)
+
+
+def test_a_recipe_is_what_it_should_be():
+    made = recipes.build("jxreg", own.CONFIG)
+    assert isinstance(made, Recipe)
+    assert made.geometry == own.CONFIG.geometry

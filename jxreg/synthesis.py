@@ -24,7 +24,7 @@ from jxreg.camera import Camera, pixel_spacing
 from jxreg.errors import InputError
 from jxreg.physics.intensity import Model, ct
 from jxreg.simulation import area_scales, hounsfield
-from jxreg.volume import Volume, pool, pooling_factors, prepared
+from jxreg.volume import Volume, crop_air, pool, pooling_factors, prepared
 
 SHOWN = 1e-3
 """Attenuation that is no air."""
@@ -137,8 +137,8 @@ def training_volume(
 ) -> Volume:
     """The volume to render training frames from: as coarse as the image, with channels.
 
-    Nothing here is compiled; the size of the result depends on the camera, and so does what is
-    compiled for it.
+    Air around the patient is cut off, since every slice of the grid costs time. Nothing here is
+    compiled; the size of the result depends on patient and camera (see `padded`).
 
     Args:
         volume: Attenuation of one channel, as from `load_volume`.
@@ -160,7 +160,8 @@ def training_volume(
     voxel_mm = pixel_mm * source_to_isocenter / float(camera.sdd) / voxels_per_pixel
     mu = jnp.asarray(_split(volume, labels, model))
     plain = Volume(mu, volume.affine, volume.isocenter)
-    return prepared(pool(plain, pooling_factors(volume.affine, voxel_mm)))
+    pooled = pool(plain, pooling_factors(volume.affine, voxel_mm))
+    return prepared(crop_air(pooled, margin=1))
 
 
 def padded(volume: Volume, shape: tuple[int, int, int]) -> Volume:

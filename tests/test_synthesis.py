@@ -19,6 +19,7 @@ DISTANCE = 700.0
 BODY = (slice(9, 31),) * 3
 """What is left of the grid without the air."""
 PLAIN = jxreg.synthesis.SynthesisConfig(contrast=(2.0, 2.0))
+WIDE = jxreg.synthesis.SynthesisConfig(contrast=(1.0, 10.0))
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +46,11 @@ def batch(*items):
     return jax.tree.map(lambda *x: jnp.stack(x), *items)
 
 
+FRAMES = jax.jit(jxreg.synthesis.frames, static_argnums=4)
+
+
 def made(volume, many, config=PLAIN, key=0):
-    function = jax.jit(jxreg.synthesis.frames, static_argnums=4)
-    return function(jax.random.key(key), volume, CAMERA, many, config)
+    return FRAMES(jax.random.key(key), volume, CAMERA, many, config)
 
 
 def test_channels_add_up_to_the_volume_and_a_voxel_is_a_pixel(ct, training):
@@ -67,25 +70,33 @@ def test_channels_add_up_to_the_volume_and_a_voxel_is_a_pixel(ct, training):
 
 def test_a_frame_is_soft_tissue_plus_bone_times_the_contrast(training):
     pose = view(training)
-    soft, bone = drr.render(training, CAMERA, pose, drr.joseph())
+
+    @jax.jit
+    def rendered(contrast):
+        again = jxreg.synthesis.projected(training, CAMERA, pose, contrast)
+        return drr.render(training, CAMERA, pose, drr.joseph()), again
+
     frame = jax.tree.map(lambda x: x[0], made(training, batch(pose, pose, pose)))
+    (soft, bone), again = rendered(frame.contrast)
     np.testing.assert_allclose(frame.channels, jnp.stack([soft, bone]), atol=1e-5)
     np.testing.assert_allclose(frame.clean, soft + 2 * bone, atol=1e-5)
     np.testing.assert_allclose(frame.images, frame.clean / frame.clean.max(), atol=1e-6)
-    again = jxreg.synthesis.projected(training, CAMERA, pose, frame.contrast)
     np.testing.assert_allclose(again, frame.clean, atol=1e-5)
 
 
 def test_every_image_draws_its_own_contrast_from_the_range(training):
-    config = replace(PLAIN, contrast=(1.0, 10.0))
-    frames = made(training, batch(*[view(training)] * 64), config)
-    soft, c = frames.contrast.T
+    keys = jax.random.split(jax.random.key(0), 64)
+    draw = jax.vmap(lambda key: jxreg.synthesis.drawn_contrast(key, 3, (1.0, 10.0)))
+    soft, one, other = draw(keys).T
     assert (soft == 1).all()
-    assert 1 <= c.min() < 2 < 9 < c.max() <= 10
-    assert np.unique(np.asarray(c)).size == 64
-    assert float(frames.images.max()) == 1.0
-    other = made(training, batch(*[view(training)] * 64), config, key=1)
-    assert not np.allclose(c, other.contrast[:, 1])
+    assert (one == other).all()
+    assert 1 <= one.min() < 2 < 9 < one.max() <= 10
+    assert np.unique(np.asarray(one)).size == 64
+    frames = made(training, batch(*[view(training)] * 3), WIDE)
+    assert np.unique(np.asarray(frames.contrast[:, 1])).size == 3
+    np.testing.assert_allclose(frames.images.max((1, 2)), 1.0)
+    other = made(training, batch(*[view(training)] * 3), WIDE, key=1)
+    assert not np.allclose(frames.contrast, other.contrast)
 
 
 def test_what_shows_too_little_has_no_weight_and_nothing_is_nan(training):
@@ -100,12 +111,12 @@ def test_what_shows_too_little_has_no_weight_and_nothing_is_nan(training):
 
 
 def test_a_batch_is_single_frames_and_one_compilation(training):
-    config = replace(PLAIN, contrast=(1.0, 10.0))
     many = batch(view(training), view(training, (5.0, 3.0, 9.0)), view(training))
-    together = made(training, many, config, key=3)
+    together = made(training, many, WIDE, key=3)
+    function = jax.jit(jxreg.synthesis.frame, static_argnums=4)
     for index, one in enumerate(jax.random.split(jax.random.key(3), 3)[:2]):
         pose = jax.tree.map(lambda x, index=index: x[index], many)
-        alone = jxreg.synthesis.frame(one, training, CAMERA, pose, config)
+        alone = function(one, training, CAMERA, pose, WIDE)
         jax.tree.map(
             lambda a, b, index=index: np.testing.assert_allclose(a, b[index], atol=2e-5),
             alone,
@@ -115,12 +126,11 @@ def test_a_batch_is_single_frames_and_one_compilation(training):
 
 def test_exposure_and_augmentation_change_what_the_network_sees_only(training):
     config = jxreg.synthesis.SynthesisConfig(
-        (1.0, 1.5), augmentation.JXREG_EXPOSURE, augmentation.JXREG
+        (1.0, 1.5), augmentation.JXREG_EXPOSURE, augmentation.collimation
     )
     pose = view(training)
-    one, other = (
-        jax.tree.map(lambda x: x[0], made(training, batch(pose), config, key)) for key in (0, 1)
-    )
+    both = made(training, batch(pose, pose), config)
+    one, other = (jax.tree.map(lambda x, i=i: x[i], both) for i in (0, 1))
     for frame in (one, other):
         assert frame.weights == 1
         np.testing.assert_allclose(
@@ -142,12 +152,13 @@ def test_labels_become_channels_in_their_order(ct):
     assert (np.asarray(volume.mu[2] > 0) == (labels == 7)[BODY]).all()
 
 
-def test_padding_adds_air_and_changes_no_image(training):
-    larger = jxreg.synthesis.padded(training, (48, 40, 44))
-    assert larger.mu.shape == (2, 48, 40, 44)
-    pose = view(training)
-    images = [drr.render(v, CAMERA, pose, drr.joseph()) for v in (training, larger)]
-    np.testing.assert_allclose(*images, atol=1e-5)
+def test_padding_adds_air_behind_the_axes(training):
+    larger = jxreg.synthesis.padded(training, (30, 22, 25))
+    assert larger.mu.shape == (2, 30, 22, 25)
+    np.testing.assert_array_equal(larger.mu[:, :22, :, :22], training.mu)
+    assert float(larger.mu.sum()) == pytest.approx(float(training.mu.sum()), rel=1e-5)
+    np.testing.assert_array_equal(larger.affine, training.affine)
+    assert larger.packed is not None
 
 
 def test_wrong_volumes_and_labels_are_refused(ct, training):

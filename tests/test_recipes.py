@@ -22,7 +22,8 @@ from jxreg.phantoms import grid_around, pelvis_and_spine, voxelise
 from jxreg.pose import from_carm, rotation_angle
 from jxreg.recipes import own
 from jxreg.recipes.model import Several, _poses, _turned, shown
-from jxreg.recipes.recipe import Geometry, Recipe, camera_of, finetuning, reference_pose
+from jxreg.recipes.recipe import Geometry, camera_of, finetuning, reference_pose
+from jxreg.training import fit
 from jxreg.volume import Volume
 
 PARAMS = {"a": {"0": np.ones((2, 3), np.float32), "gain": np.float32(0.5)}, "b": np.arange(3)}
@@ -145,7 +146,49 @@ def test_the_reference_pose_is_about_the_isocenter(volume):
     np.testing.assert_allclose(pose.apply(volume.isocenter), [0, 0, 650], atol=1e-3)
 
 
-def test_a_recipe_is_what_it_should_be():
-    made = recipes.build("jxreg", own.CONFIG)
-    assert isinstance(made, Recipe)
-    assert made.geometry == own.CONFIG.geometry
+@pytest.mark.parametrize(
+    "name, millions", [("lxpose", 2 * 11.2), ("xvr", 21.28)]
+)
+def test_parameters_are_as_many_as_published(name, millions):
+    """Two ResNet-18 of about 11.2 million with heads and CBAM; one ResNet-34."""
+    made = recipes.build(name, recipes.default_config(name))
+    shapes = jax.eval_shape(made.task.init, jax.random.key(0))
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6
+    assert count == pytest.approx(millions, abs=0.05)
+    assert made.geometry == recipes.default_config(name).geometry
+
+
+def test_lxpose_refuses_images_too_small_for_its_norm():
+    config = recipes.default_config("lxpose")
+    small = dataclasses.replace(config, geometry=Geometry(pixels=32))
+    with pytest.raises(InputError, match="64 or more"):
+        recipes.build("lxpose", small)
+
+
+REDUCED = {
+    "jxreg": {"width": 16, "hidden": [64]},
+    "lxpose": {"width": 8},
+    "xvr": {"width": 8, "layers": 18},
+}
+"""Small enough for two cores and some minutes; what is trained and drawn stays as it is."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REDUCED)
+def test_a_short_training_lowers_the_error(name, volume):
+    entries = {
+        "augmentation": False,
+        "geometry": {"pixels": 64, "pixel_mm": 4.35},
+        "patient": {"validation": 16, "landmarks": 20},
+        "train": {"steps": 200, "batch": 8, "validate_every": 100, "keep": "best"},
+        **REDUCED[name],
+    }
+    entries["train"]["optimizer"] = {"rate": 3e-3, "warmup": 20, "accumulate": 1, "average": 0.0}
+    made = recipes.build(name, filled(recipes.default_config(name), entries, "test"))
+    patients = made.prepare([volume])
+    assert patients[0].fixed.images.shape == (16, 64, 64)
+    start = made.task.init(jax.random.key(0))
+    before = jax.jit(made.task.validate)(start, patients[0])
+    fitted = fit(made.task, patients, made.train)
+    after = jax.jit(made.task.validate)(fitted.params, patients[0])
+    assert float(after["mpd"]) < 0.7 * float(before["mpd"])

@@ -1,6 +1,8 @@
 """The learned systems, each a recipe: a frozen config of plain numbers, and what it makes.
 
 own          `jxreg`: a small network for one patient, trained on a laptop
+xvr          many patients, then some minutes for one; render of the prediction in the loss
+lxpose       two networks and a render between them, no optimisation
 recipe       what a recipe is
 patients     volumes -> what is trained on; the draw of a sample
 regression   the task that most have in common
@@ -19,6 +21,8 @@ from jxreg.recipes.recipe import Recipe
 
 RECIPES = {
     "jxreg": "own",
+    "lxpose": "lxpose",
+    "xvr": "xvr",
 }
 """File of each recipe in this package, by the name that users know."""
 

@@ -1,6 +1,6 @@
 """From volumes to what networks are trained on, and the draw of one training sample."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -104,19 +104,27 @@ def prepare(volumes: Sequence[Volume], draw: Draw, config: PatientConfig) -> lis
     alike = [padded(volume, (x, y, z)) for volume in coarse]
     points = [landmarks_of(volume, config) for volume in volumes]
     made = jax.jit(lambda keys, volume: jax.lax.map(_fixed(volume, draw), keys))
-    keys = jax.random.split(jax.random.key(config.seed), config.validation)
-    return [
-        Patient(volume, jnp.asarray(each), made(keys, volume))
-        for volume, each in zip(alike, points, strict=True)
-    ]
+    keys = jax.random.split(jax.random.key(config.seed), 2 * config.validation)
+    patients = []
+    for volume, each in zip(alike, points, strict=True):
+        fixed, weights = made(keys, volume)
+        kept = _shown(fixed, weights, config.validation)
+        patients.append(Patient(volume, jnp.asarray(each), kept))
+    return patients
 
 
-def _fixed(volume: Volume, draw: Draw):
-    def one(key: PRNGKeyArray) -> Fixed:
+def _fixed(volume: Volume, draw: Draw) -> Callable[[PRNGKeyArray], tuple[Fixed, Array]]:
+    def one(key: PRNGKeyArray) -> tuple[Fixed, Array]:
         drawn = draw_sample(key, volume, draw)
-        return Fixed(drawn.frame.images, drawn.pose)
+        return Fixed(drawn.frame.images, drawn.pose), drawn.frame.weights
 
     return one
+
+
+def _shown(fixed: Fixed, weights: Float[Array, " n"], count: int) -> Fixed:
+    """The first frames that show enough of the patient; others too where these are too few."""
+    order = np.argsort(-np.asarray(weights), kind="stable")[:count]
+    return jax.tree.map(lambda leaf: leaf[order], fixed)
 
 
 def landmarks_of(volume: Volume, config: PatientConfig) -> Float[np.ndarray, "n 3"]:

@@ -95,6 +95,7 @@ def errors(locate, params: Params, patient: Patient, draw: Draw) -> dict[str, Fl
     return {
         "mtre": mtre.mean(),
         "mtre_median": jnp.median(mtre),
+        "mpd": mpd.mean(),
         "mpd_median": jnp.median(mpd),
         "mrpd_median": jnp.median(mrpd),
         "below_30_mm": (mtre < 30).mean(),

@@ -146,9 +146,7 @@ def test_the_reference_pose_is_about_the_isocenter(volume):
     np.testing.assert_allclose(pose.apply(volume.isocenter), [0, 0, 650], atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "name, millions", [("lxpose", 2 * 11.2), ("xvr", 21.28)]
-)
+@pytest.mark.parametrize("name, millions", [("lxpose", 2 * 11.2), ("xvr", 21.28)])
 def test_parameters_are_as_many_as_published(name, millions):
     """Two ResNet-18 of about 11.2 million with heads and CBAM; one ResNet-34."""
     made = recipes.build(name, recipes.default_config(name))

@@ -62,7 +62,8 @@ def run_train(
     Args:
         volumes: CTs: NIfTI, NRRD, MHA, or folders of DICOM slices.
         out: The model file (.safetensors).
-        recipe: What to train: `jxreg`, a small network for a laptop, or `xvr` or `lxpose`.
+        recipe: What to train: `jxreg`, a small network for a laptop; or `diffpose`,
+            `lxpose`, `psss` or `xvr`.
         foundation: Begin with this model file, trained on other CTs, and train but briefly.
         steps: Batches; the recipe says how many by default.
         batch: Images of a batch.

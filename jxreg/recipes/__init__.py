@@ -3,6 +3,8 @@
 own          `jxreg`: a small network for one patient, trained on a laptop
 xvr          many patients, then some minutes for one; render of the prediction in the loss
 lxpose       two networks and a render between them, no optimisation
+diffpose     `diffpose`: learned through the renderer (CVPR 2024)
+psss         `psss`: structure-aware regression with attention (MICCAI 2023)
 recipe       what a recipe is
 patients     volumes -> what is trained on; the draw of a sample
 regression   the task that most have in common
@@ -21,7 +23,9 @@ from jxreg.recipes.recipe import Recipe
 
 RECIPES = {
     "jxreg": "own",
+    "diffpose": "diffpose",
     "lxpose": "lxpose",
+    "psss": "psss",
     "xvr": "xvr",
 }
 """File of each recipe in this package, by the name that users know."""

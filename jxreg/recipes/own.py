@@ -20,7 +20,7 @@ from jxreg.nets import HeadConfig, Prediction, compact, pose_net
 from jxreg.optimizer import OptimizerConfig
 from jxreg.recipes.patients import Draw, PatientConfig, Sample, prepare
 from jxreg.recipes.recipe import Geometry, Patient, Recipe
-from jxreg.recipes.regression import pose_of, regression
+from jxreg.recipes.regression import pose_of, regression, standardised
 from jxreg.sampling import UniformEuler, deviation
 from jxreg.synthesis import SynthesisConfig
 from jxreg.training import TrainConfig
@@ -97,10 +97,10 @@ def build(config: OwnConfig) -> Recipe:
         return jax.vmap(safe_norm)(weights * (here - there)).mean(), {}
 
     def locate(params, volume: Volume, image: Float[Array, "rows columns"]) -> SE3:
-        return pose_of(net.apply(params, normalise(image)), config.geometry, volume)
+        return pose_of(net.apply(params, standardised(image)), config.geometry, volume)
 
     share = functools.partial(replayed, share=config.replay)
-    task = regression(net, draw, normalise, sample_loss, share)
+    task = regression(net, draw, standardised, sample_loss, share)
     return Recipe(
         config.geometry,
         task,
@@ -108,8 +108,3 @@ def build(config: OwnConfig) -> Recipe:
         lambda volumes: prepare(volumes, draw, config.patient),
         locate,
     )
-
-
-def normalise(image: Float[Array, "rows columns"]) -> Float[Array, "1 rows columns"]:
-    """Mean 0 and deviation 1, of each image by itself."""
-    return ((image - image.mean()) / (image.std() + 1e-3))[None]

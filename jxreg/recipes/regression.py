@@ -65,6 +65,11 @@ def pose_of(said: Prediction, geometry: Geometry, volume: Volume) -> SE3:
     return moved(reference_pose(geometry, volume.isocenter), said.motion, volume.isocenter)
 
 
+def standardised(image: Float[Array, "rows columns"]) -> Float[Array, "1 rows columns"]:
+    """Mean 0 and deviation 1, of each image by itself."""
+    return ((image - image.mean()) / (image.std() + 1e-3))[None]
+
+
 def weighted(weights: Float[Array, " batch"], values: Float[Array, " batch"]) -> Float[Array, ""]:
     """Mean over a batch; what has weight 0 counts as 0, NaN or not."""
     return (weights * jnp.where(weights > 0, values, 0.0)).mean()

@@ -37,7 +37,7 @@ TINY = dataclasses.replace(
 )
 SHORT = dataclasses.replace(
     TINY,
-    patient=PatientConfig(validation=32),
+    patient=PatientConfig(validation=32, landmarks=20),
     width=0.5,
     decoder_width=32,
     attention_width=32,
@@ -45,7 +45,7 @@ SHORT = dataclasses.replace(
     train=TrainConfig(
         steps=300,
         batch=8,
-        validate_every=100,
+        validate_every=50,
         optimizer=OptimizerConfig(rate=2e-3, warmup=30),
         curriculum=psss.INCREMENTAL,
     ),
@@ -171,7 +171,7 @@ def test_the_physics_is_an_option(patient):
 
 @pytest.mark.slow
 def test_a_short_training_lowers_the_error():
-    """By the factor of the docstring; `-s` prints the values."""
+    """By the factor of the recipe's docstring, 1.40, or nearly; `-s` prints the values."""
     phantom = pelvis_and_spine()
     shape, affine = grid_around(phantom, 8.0)
     mu = np.asarray(voxelise(phantom, shape, affine).mu).sum(0)
@@ -181,4 +181,4 @@ def test_a_short_training_lowers_the_error():
     before = float(jax.jit(made.task.validate)(params, patients[0])["mtre"])
     after = fit(made.task, patients, made.train, report=print).standing.best
     print(f"mTRE {before:.1f} mm before, {after:.1f} mm after: a factor of {before / after:.2f}")
-    assert before / after > 1.0
+    assert before / after > 1.2

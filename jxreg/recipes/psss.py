@@ -16,6 +16,10 @@ the input, and its weight; the schedule; and all of incremental learning: the le
 `train.curriculum` is the share of the pose range that is drawn from, or of a fixed set of images
 (`images`). What differs: GroupNorm for BatchNorm; images are made anew in every batch by default,
 where PSSS has a set of them; numbers of the network are multiples of the half range.
+
+In 300 batches of 8 at 32 pixels, with a network of three blocks on line integrals of a phantom, the
+mTRE of the validation set falls by a factor of 1.40 (37.5 to 26.8 mm) and its mPD by 2.0 (51.0 to
+25.4 mm): `pytest -n0 -s -m slow tests/test_recipes_psss.py`.
 """
 
 import functools

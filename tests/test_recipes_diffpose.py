@@ -6,13 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxlie import SE3
+from tiny_patient import patient_of
 
 from jxreg.parametrisation import PARAMETRISATIONS
 from jxreg.recipes import diffpose
-from jxreg.recipes.recipe import Fixed, Patient, camera_of
-from jxreg.synthesis import training_volume
-from jxreg.volume import Volume
 
 TINY = dataclasses.replace(
     diffpose.CONFIG,
@@ -26,14 +23,7 @@ LEVEL = jnp.float32(1.0)
 
 @pytest.fixture(scope="module")
 def patient():
-    """A block of tissue with two bones in it; nothing to validate with."""
-    mu = np.full((12, 12, 12), 0.02, np.float32)
-    mu[3:5, 4:9, 2:10] = mu[7:10, 5:7, 3:6] = 0.05
-    volume = Volume.from_array(mu, np.diag([20.0, 20.0, 20.0, 1.0]), pyramid_mm=())
-    geometry = TINY.geometry
-    coarse = training_volume(volume, camera_of(geometry), geometry.source_to_isocenter)
-    nothing = Fixed(jnp.zeros((1, 16, 16)), SE3.identity((1,)))
-    return Patient(coarse, jnp.zeros((4, 3)), nothing)
+    return patient_of(TINY.geometry)
 
 
 @pytest.fixture(scope="module")

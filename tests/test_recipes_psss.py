@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxlie import SE3
+from tiny_patient import patient_of
 
 from jxreg.curriculum import Curriculum
 from jxreg.io.config_entries import filled
@@ -17,10 +17,9 @@ from jxreg.phantoms import grid_around, pelvis_and_spine, voxelise
 from jxreg.pose import moved
 from jxreg.recipes import psss
 from jxreg.recipes.patients import PatientConfig, draw_sample
-from jxreg.recipes.recipe import Fixed, Patient, camera_of, reference_pose
+from jxreg.recipes.recipe import reference_pose
 from jxreg.sampling import sample
 from jxreg.stepping import Task
-from jxreg.synthesis import training_volume
 from jxreg.training import TrainConfig, fit
 from jxreg.volume import Volume
 
@@ -57,14 +56,7 @@ KEYS = jax.random.split(jax.random.key(3), 2)
 
 @pytest.fixture(scope="module")
 def patient():
-    """A block of tissue with two bones in it; nothing to validate with."""
-    mu = np.full((12, 12, 12), 0.02, np.float32)
-    mu[3:5, 4:9, 2:10] = mu[7:10, 5:7, 3:6] = 0.05
-    volume = Volume.from_array(mu, np.diag([20.0, 20.0, 20.0, 1.0]), pyramid_mm=())
-    geometry = TINY.geometry
-    coarse = training_volume(volume, camera_of(geometry), geometry.source_to_isocenter)
-    nothing = Fixed(jnp.zeros((1, 32, 32)), SE3.identity((1,)))
-    return Patient(coarse, jnp.zeros((4, 3)), nothing)
+    return patient_of(TINY.geometry)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ diffpose     `diffpose`: learned through the renderer (CVPR 2024)
 psss         `psss`: structure-aware regression with attention (MICCAI 2023)
 recipe       what a recipe is
 patients     volumes -> what is trained on; the draw of a sample
-regression   the task that most have in common
+regression   the recipe of one network, which most are
 model        a trained network: its file, and its use
 
 A file of a recipe has `CONFIG`, the default configuration, and `build(config) -> Recipe`. The

@@ -17,7 +17,6 @@ translations is that of the isocenter as the camera sees it. The sparse patches 
 are `Climb.patches` of a registration.
 """
 
-import math
 from dataclasses import dataclass
 
 from jaxlie import SE3
@@ -25,17 +24,16 @@ from jaxtyping import Array, Float
 
 from jxreg import losses
 from jxreg.augmentation import JXREG
-from jxreg.nets import HeadConfig, PoseNet, Prediction, pose_net, resnet
+from jxreg.nets import PoseNet, Prediction, pose_net, resnet
 from jxreg.optimizer import OptimizerConfig
 from jxreg.pose import log_geodesic
-from jxreg.recipes.patients import Draw, PatientConfig, Sample, prepare
+from jxreg.recipes.patients import Draw, PatientConfig, Sample
 from jxreg.recipes.recipe import Geometry, Patient, Recipe
-from jxreg.recipes.regression import pose_of, regression
-from jxreg.sampling import GaussianTwist, deviation
+from jxreg.recipes.regression import head_of, regression
+from jxreg.sampling import GaussianTwist
 from jxreg.similarity import ncc
 from jxreg.synthesis import SynthesisConfig, projected
 from jxreg.training import TrainConfig
-from jxreg.volume import Volume
 
 EPSILON = 1e-4
 """Added to the squares of the double geodesic [mm^2]."""
@@ -102,25 +100,11 @@ def build(config: DiffPoseConfig) -> Recipe:
         unlike = losses.dissimilarity(image, drawn.frame.clean, ncc)
         return total + config.image_weight * unlike, log | {"image": unlike}
 
-    def locate(params, volume: Volume, image: Float[Array, "rows columns"]) -> SE3:
-        return pose_of(net.apply(params, normalise(image)), config.geometry, volume)
-
-    return Recipe(
-        config.geometry,
-        regression(net, draw, normalise, sample_loss),
-        config.train,
-        lambda volumes: prepare(volumes, draw, config.patient),
-        locate,
-    )
+    return regression(net, draw, normalise, sample_loss, patient=config.patient, train=config.train)
 
 
 def network(config: DiffPoseConfig) -> PoseNet:
     """The network of a configuration."""
-    spread = [float(x) for x in deviation(config.poses)]
-    head = HeadConfig(
-        config.parametrisation,
-        (spread[0], spread[1], spread[2]),
-        rotation_degrees=math.degrees(max(spread[3:])),
-    )
+    head = head_of(config.poses, config.parametrisation)
     size = (config.geometry.pixels, config.geometry.pixels)
     return pose_net(resnet(config.blocks, width=config.width), size, head=head)

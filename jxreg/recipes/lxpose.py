@@ -16,20 +16,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxlie import SE3
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jxreg import drr, losses
 from jxreg.augmentation import LXPOSE
 from jxreg.errors import InputError
-from jxreg.nets import CBAM, HeadConfig, InstanceNorm, PoseNet, pose_net, resnet18
+from jxreg.nets import CBAM, InstanceNorm, PoseNet, pose_net, resnet18
 from jxreg.optimizer import OptimizerConfig
 from jxreg.pose import moved
 from jxreg.recipes.patients import Draw, PatientConfig, draw_sample, prepare
 from jxreg.recipes.recipe import Geometry, Patient, Recipe, camera_of
-from jxreg.recipes.regression import errors, pose_of, weighted
-from jxreg.sampling import GaussianOffset, deviation
+from jxreg.recipes.regression import errors, head_of, pose_of, weighted
+from jxreg.sampling import GaussianOffset
 from jxreg.stepping import Params, Task
 from jxreg.synthesis import SynthesisConfig, unit_range
 from jxreg.training import TrainConfig
@@ -133,8 +132,7 @@ def build(config: LxposeConfig) -> Recipe:
 
 def _net(config: LxposeConfig, channels: int, unit: float) -> PoseNet:
     """ResNet-18 with affine-free InstanceNorm, axis-angle and translation."""
-    x, y, z, *turns = (unit * float(value) for value in deviation(config.poses))
-    head = HeadConfig("axis_angle", (x, y, z), rotation_degrees=float(np.rad2deg(max(turns))))
+    head = head_of(config.poses, "axis_angle", unit)
     last = CBAM if config.attention else None
     backbone = resnet18(norm=InstanceNorm, width=config.width, last=last)
     size = (config.geometry.pixels, config.geometry.pixels)

@@ -11,20 +11,18 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from jaxlie import SE3
-from jaxtyping import Array, Float
 
 from jxreg.augmentation import JXREG, JXREG_EXPOSURE
 from jxreg.curriculum import replayed
 from jxreg.lie import safe_norm
-from jxreg.nets import HeadConfig, Prediction, compact, pose_net
+from jxreg.nets import Prediction, compact, pose_net
 from jxreg.optimizer import OptimizerConfig
-from jxreg.recipes.patients import Draw, PatientConfig, Sample, prepare
+from jxreg.recipes.patients import Draw, PatientConfig, Sample
 from jxreg.recipes.recipe import Geometry, Patient, Recipe
-from jxreg.recipes.regression import pose_of, regression, standardised
-from jxreg.sampling import UniformEuler, deviation
+from jxreg.recipes.regression import head_of, regression, standardised
+from jxreg.sampling import UniformEuler
 from jxreg.synthesis import SynthesisConfig
 from jxreg.training import TrainConfig
-from jxreg.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -79,14 +77,7 @@ def build(config: OwnConfig) -> Recipe:
         augment=JXREG if config.augmentation else None,
     )
     draw = Draw(config.geometry, config.poses, synthesis)
-    spread = [float(x) for x in deviation(config.poses)]
-    head = HeadConfig(
-        config.parametrisation,
-        (spread[0], spread[1], spread[2]),
-        rotation_degrees=float(jnp.rad2deg(max(spread[3:]))),
-        places=True,
-        hidden=config.hidden,
-    )
+    head = head_of(config.poses, config.parametrisation, places=True, hidden=config.hidden)
     backbone = compact(width=config.width, blocks=config.blocks, patch=config.patch)
     size = (config.geometry.pixels, config.geometry.pixels)
     net = pose_net(backbone, size, head=head)
@@ -96,15 +87,12 @@ def build(config: OwnConfig) -> Recipe:
         there, here = (each.apply(patient.landmarks) for each in (drawn.pose, pose))
         return jax.vmap(safe_norm)(weights * (here - there)).mean(), {}
 
-    def locate(params, volume: Volume, image: Float[Array, "rows columns"]) -> SE3:
-        return pose_of(net.apply(params, standardised(image)), config.geometry, volume)
-
-    share = functools.partial(replayed, share=config.replay)
-    task = regression(net, draw, standardised, sample_loss, share)
-    return Recipe(
-        config.geometry,
-        task,
-        config.train,
-        lambda volumes: prepare(volumes, draw, config.patient),
-        locate,
+    return regression(
+        net,
+        draw,
+        standardised,
+        sample_loss,
+        patient=config.patient,
+        train=config.train,
+        share=functools.partial(replayed, share=config.replay),
     )

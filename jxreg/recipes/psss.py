@@ -36,7 +36,6 @@ from jxreg.augmentation import JXREG, Exposure
 from jxreg.curriculum import Curriculum, from_set, replayed
 from jxreg.nets import (
     Decoder,
-    HeadConfig,
     PoseNet,
     Prediction,
     SelfAttention,
@@ -46,14 +45,13 @@ from jxreg.nets import (
 from jxreg.nets.efficientnet import B0, Stage
 from jxreg.optimizer import OptimizerConfig
 from jxreg.parametrisation import PARAMETRISATIONS
-from jxreg.recipes.patients import Draw, PatientConfig, Sample, prepare
+from jxreg.recipes.patients import Draw, PatientConfig, Sample
 from jxreg.recipes.recipe import Geometry, Patient, Recipe
-from jxreg.recipes.regression import pose_of, regression, standardised
-from jxreg.sampling import UniformEuler, deviation
+from jxreg.recipes.regression import head_of, regression, standardised
+from jxreg.sampling import UniformEuler
 from jxreg.stepping import Params, Task
 from jxreg.synthesis import SynthesisConfig
 from jxreg.training import TrainConfig
-from jxreg.volume import Volume
 
 DEEPDRR = Exposure(kilovolts=(90.0,), aluminium=4.0, photons=(1e8, 1e8), scatter=(0.0, 0.0))
 """The default spectrum of PSSS's renderer; so many photons that there is no noise."""
@@ -141,19 +139,17 @@ def build(config: PSSSConfig) -> Recipe:
         unlike = losses.structure(said.structure, drawn.frame.images)
         return apart + config.structure_weight * unlike, {"pose": apart, "structure": unlike}
 
-    def locate(params, volume: Volume, image: Float[Array, "rows columns"]) -> SE3:
-        return pose_of(net.apply(params, standardised(image)), config.geometry, volume)
-
     widens = config.images == 0 and config.train.curriculum.stages > 1
-    share = functools.partial(replayed, share=config.replay if widens else 0.0)
-    task = regression(net, draw, standardised, sample_loss, share)
-    return Recipe(
-        config.geometry,
-        _of_set(task, config.images) if config.images else task,
-        config.train,
-        lambda volumes: prepare(volumes, draw, config.patient),
-        locate,
+    recipe = regression(
+        net,
+        draw,
+        standardised,
+        sample_loss,
+        patient=config.patient,
+        train=config.train,
+        share=functools.partial(replayed, share=config.replay if widens else 0.0),
     )
+    return recipe._replace(task=_of_set(recipe.task, config.images)) if config.images else recipe
 
 
 def drawing(config: PSSSConfig) -> Draw:
@@ -168,13 +164,7 @@ def drawing(config: PSSSConfig) -> Draw:
 
 def network(config: PSSSConfig) -> PoseNet:
     """The network: its `numbers` are those of the C-arm, its `motion` is that of the patient."""
-    half = [math.sqrt(3) * float(x) for x in deviation(config.poses)]
-    head = HeadConfig(
-        "euler",
-        (half[0], half[1], half[2]),
-        rotation_degrees=math.degrees(max(half[3:])),
-        hidden=config.hidden,
-    )
+    head = head_of(config.poses, "euler", math.sqrt(3), hidden=config.hidden)  # half ranges
     stem, features = (_scaled(x, config.width) for x in (32, 1280))
     attention = functools.partial(SelfAttention, width=config.attention_width, heads=config.heads)
     net = pose_net(

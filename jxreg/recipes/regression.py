@@ -1,18 +1,21 @@
-"""The task of a network that says a pose of one image: what most recipes have in common."""
+"""The recipe of one network that says a pose of one image: what most have in common."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxlie import SE3
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jxreg import metrics
-from jxreg.nets import PoseNet, Prediction
+from jxreg.nets import HeadConfig, PoseNet, Prediction
 from jxreg.pose import moved
-from jxreg.recipes.patients import Draw, Sample, draw_sample
-from jxreg.recipes.recipe import Geometry, Patient, camera_of, reference_pose
+from jxreg.recipes.patients import Draw, PatientConfig, Sample, draw_sample, prepare
+from jxreg.recipes.recipe import Geometry, Patient, Recipe, camera_of, reference_pose
+from jxreg.sampling import Sampler, deviation
 from jxreg.stepping import Params, Task
+from jxreg.training import TrainConfig
 from jxreg.volume import Volume
 
 SampleLoss = Callable[
@@ -29,15 +32,20 @@ def regression(
     draw: Draw,
     normalise: Normalise,
     sample_loss: SampleLoss,
+    *,
+    patient: PatientConfig,
+    train: TrainConfig,
     share: Callable[[PRNGKeyArray, Float[Array, ""]], Float[Array, ""]] = lambda key, level: level,
-) -> Task:
-    """A task that draws samples and compares poses.
+) -> Recipe:
+    """A recipe that draws samples and compares poses.
 
     Args:
         net: The network.
         draw: How a sample is drawn.
         normalise: What the network is given.
         sample_loss: How wrong one prediction is.
+        patient: How volumes are prepared.
+        train: How it is trained.
         share: Share of the pose range of a sample, of its key and the curriculum's level.
     """
 
@@ -57,7 +65,25 @@ def regression(
     def locate(params: Params, volume: Volume, image) -> SE3:
         return pose_of(net.apply(params, normalise(image)), draw.geometry, volume)
 
-    return Task(net.init, loss, lambda params, patient: errors(locate, params, patient, draw))
+    def validate(params: Params, patient: Patient):
+        return errors(locate, params, patient, draw)
+
+    task = Task(net.init, loss, validate)
+    return Recipe(draw.geometry, task, train, lambda all: prepare(all, draw, patient), locate)
+
+
+def head_of(
+    sampler: Sampler,
+    parametrisation: str,
+    times: float = 1.0,
+    *,
+    places: bool = False,
+    hidden: tuple[int, ...] = (),
+) -> HeadConfig:
+    """A head whose units are the standard deviations of the poses to learn, times a number."""
+    x, y, z, *turns = (times * float(value) for value in deviation(sampler))
+    turn = float(np.rad2deg(max(turns)))
+    return HeadConfig(parametrisation, (x, y, z), turn, places=places, hidden=hidden)
 
 
 def pose_of(said: Prediction, geometry: Geometry, volume: Volume) -> SE3:

@@ -18,13 +18,12 @@ from jxreg import drr, losses
 from jxreg.augmentation import XVR
 from jxreg.nets import HeadConfig, Prediction, pose_net, resnet18, resnet34
 from jxreg.optimizer import OptimizerConfig
-from jxreg.recipes.patients import Draw, PatientConfig, Sample, prepare
+from jxreg.recipes.patients import Draw, PatientConfig, Sample
 from jxreg.recipes.recipe import Geometry, Patient, Recipe
-from jxreg.recipes.regression import pose_of, regression
+from jxreg.recipes.regression import regression
 from jxreg.sampling import UniformEuler
 from jxreg.synthesis import SynthesisConfig
 from jxreg.training import TrainConfig
-from jxreg.volume import Volume
 
 MEAN, DEVIATION = 0.15, 0.1
 """What images in [0, 1] are standardised by."""
@@ -98,16 +97,7 @@ def build(config: XvrConfig) -> Recipe:
                 total, log = total + config.dice_weight * dice, log | {"dice": dice}
         return total, log
 
-    def locate(params, volume: Volume, image: Float[Array, "rows columns"]) -> SE3:
-        return pose_of(net.apply(params, normalise(image)), config.geometry, volume)
-
-    return Recipe(
-        config.geometry,
-        regression(net, draw, normalise, sample_loss),
-        config.train,
-        lambda volumes: prepare(volumes, draw, config.patient),
-        locate,
-    )
+    return regression(net, draw, normalise, sample_loss, patient=config.patient, train=config.train)
 
 
 def normalise(image: Float[Array, "rows columns"]) -> Float[Array, "1 rows columns"]:

@@ -1,6 +1,5 @@
 """What the benchmark of accuracy and the maker of its starts share: data, true poses, starts."""
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -25,11 +24,6 @@ def data_folder() -> Path:
     """`$JXREG_DATA`, or `../shared/data` beside the checkout."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     return Path(os.environ.get("JXREG_DATA", default))
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @jax.jit

@@ -36,6 +36,7 @@ import jxreg
 from jxreg import evaluation, metrics
 from jxreg.evaluation import Outcome, Protocol
 from jxreg.global_search import AROUND
+from jxreg.io.checksum import sha256
 from jxreg.io.start_file import StartFile, load_starts
 
 ASKED_MM = 60.0
@@ -164,7 +165,7 @@ def begin(options: argparse.Namespace, files: dict[str, StartFile], far: bool = 
     """A new report, or the one that is to be gone on with."""
     new = setting(__doc__) | timing.machine()
     new["search"] = repr(AROUND) if far else None
-    new["starts"] = {name: accuracy.sha256(options.starts / f"{name}.json") for name in files}
+    new["starts"] = {name: sha256(options.starts / f"{name}.json") for name in files}
     if not options.out.exists():
         return new
     report = json.loads(options.out.read_text())
@@ -178,7 +179,7 @@ def begin(options: argparse.Namespace, files: dict[str, StartFile], far: bool = 
 
 def load_ct(options: argparse.Namespace, starts: StartFile) -> jxreg.Volume:
     path = options.data / starts.ct
-    if not path.is_file() or accuracy.sha256(path) != starts.sha256:
+    if not path.is_file() or sha256(path) != starts.sha256:
         raise SystemExit(f"{path}: no such CT, or another one than the starts are for; see --data")
     return jxreg.load_volume(path, crop_air=False)
 

@@ -19,6 +19,7 @@ from bench_register import CAMERA, OFFSET, VIEW, bone_landmarks
 
 import jxreg
 from jxreg import evaluation, metrics
+from jxreg.io.checksum import sha256
 from jxreg.io.start_file import StartFile, save_starts
 from jxreg.pose import perturb
 
@@ -75,7 +76,7 @@ def main() -> None:
     for name in options.cts:
         path = options.data / accuracy.CTS[name]
         ct = jxreg.load_volume(path, crop_air=False)
-        starts = make(name, ct, accuracy.sha256(path), options.key, options.per_bin)
+        starts = make(name, ct, sha256(path), options.key, options.per_bin)
         options.out.mkdir(parents=True, exist_ok=True)
         save_starts(options.out / f"{name}.json", starts)
         print(options.out / f"{name}.json", flush=True)

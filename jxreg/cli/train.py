@@ -75,7 +75,8 @@ def run_train(
     """
     from jxreg import recipes
     from jxreg.cli.console import progress_console, result_console, step
-    from jxreg.cli.provenance import make_folder, sha256
+    from jxreg.cli.provenance import make_folder
+    from jxreg.io.checksum import sha256
     from jxreg.recipes.model import save_model
     from jxreg.training import fit
 
@@ -101,8 +102,8 @@ def run_train(
 def _configured(recipe: str, foundation: Path | None, path: Path | None):
     """The configuration, the parameters to begin with, and what to tell of their file."""
     from jxreg import recipes
-    from jxreg.cli.provenance import sha256
     from jxreg.errors import InputError
+    from jxreg.io.checksum import sha256
     from jxreg.io.config_entries import filled
     from jxreg.io.model_file import load_model_file
     from jxreg.io.pose_file import read_json

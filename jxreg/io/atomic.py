@@ -26,7 +26,7 @@ def write_atomic(path: str | Path, content: bytes | Callable[[BinaryIO], object]
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", dir=path.parent)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise unwritable(path, error) from error
     try:
         with os.fdopen(handle, "wb") as file:
             if callable(content):
@@ -40,7 +40,7 @@ def write_atomic(path: str | Path, content: bytes | Callable[[BinaryIO], object]
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise _refused(path, error) from error
+            raise unwritable(path, error) from error
         raise
 
 
@@ -50,7 +50,8 @@ def _umask() -> int:
     return mask
 
 
-def _refused(path: Path, error: OSError) -> InputError:
+def unwritable(path: Path, error: OSError) -> InputError:
+    """The error of a file or folder that the system does not let us write."""
     reason = error.strerror or type(error).__name__
     return InputError(
         str(path), f"cannot be written ({reason})", "a writable folder", "choose another place"

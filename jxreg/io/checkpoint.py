@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jxreg.errors import InputError
-from jxreg.io.atomic import write_atomic
+from jxreg.io.atomic import unwritable, write_atomic
 from jxreg.io.boundary import reading
 from jxreg.io.checksum import sha256
 from jxreg.io.pose_file import check_keys, json_bytes, numbers, read_json
@@ -55,8 +55,7 @@ def save_checkpoint(folder: Path, step: int, state: Any, seconds: float) -> None
         with ocp.StandardCheckpointer() as writer:
             writer.save(path.resolve(), state, force=True)
     except OSError as error:
-        reason = f"cannot be written ({error.strerror or type(error).__name__})"
-        raise InputError(str(path), reason, "room in a folder", "choose another place") from error
+        raise unwritable(path, error) from error
     entry = {"format": "jxreg-checkpoint", "version": 1, "step": step}
     entry |= {"sha256": sha256(path), "seconds": seconds}
     write_atomic(_record(path), json_bytes(entry))

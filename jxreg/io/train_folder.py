@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jxreg.errors import InputError
-from jxreg.io.atomic import write_atomic
+from jxreg.io.atomic import unwritable, write_atomic
 from jxreg.io.boundary import notice
 from jxreg.io.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from jxreg.io.pose_file import json_bytes, read_json
@@ -35,9 +35,7 @@ def claim(folder: Path, run: Mapping[str, Any]) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            found = f"cannot be made ({error.strerror or type(error).__name__})"
-            fix = "choose another place"
-            raise InputError(str(folder), found, "a writable folder", fix) from error
+            raise unwritable(folder, error) from error
         write_atomic(path, json_bytes(entry))
         return
     there = read_json(path, "what a training is (JSON with format jxreg-training)")

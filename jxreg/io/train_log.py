@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jxreg.errors import InputError
-from jxreg.io.atomic import write_atomic
+from jxreg.io.atomic import unwritable, write_atomic
 from jxreg.io.boundary import existing_file
 
 _EXPECTED = "a log of a training (JSON Lines, each with a step)"
@@ -29,8 +29,7 @@ def append(path: Path, entry: Mapping[str, Any]) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        reason = f"cannot be written ({error.strerror or type(error).__name__})"
-        raise InputError(str(path), reason, "a writable folder", "choose another place") from error
+        raise unwritable(path, error) from error
 
 
 def truncate(path: Path, step: int) -> None:

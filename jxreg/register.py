@@ -166,18 +166,29 @@ def register(
         The refined pose with a verdict. Input without signal, out of view or not finite comes back
         with the start as pose and a status that says so.
     """
-    if pose is None and frame.carm is not None:
-        pose = initial_pose(volume, frame)
-    elif pose is None:
-        pose = search(volume, frame, config=search_of(config))
-    elif callable(pose):
-        pose = pose(volume, frame)
-    if isinstance(pose, jaxlie.SE3) and pose.wxyz_xyz.ndim > 1:
+    begun = begin(volume, frame, pose, config)
+    if isinstance(begun, Found):
+        return _register(volume, frame, best_of(begun), begun, config)
+    return _register(volume, frame, begun, None, config)
+
+
+def begin(
+    volume: Volume, frame: Frame, start: Start | None, config: RegisterConfig
+) -> jaxlie.SE3 | Found:
+    """The pose that a start stands for, or what was found where several were compared.
+
+    Arguments as of `register`.
+    """
+    if callable(start):
+        start = start(volume, frame)
+    elif start is None and frame.carm is not None:
+        start = initial_pose(volume, frame)
+    elif start is None:
+        start = search(volume, frame, config=search_of(config))
+    if isinstance(start, jaxlie.SE3) and start.wxyz_xyz.ndim > 1:
         how, truncated = config.search.compare, config.truncated
-        pose = compare(volume, frame, pose, config=how, truncated=truncated)
-    if isinstance(pose, Found):
-        return _register(volume, frame, best_of(pose), pose, config)
-    return _register(volume, frame, pose, None, config)
+        return compare(volume, frame, start, config=how, truncated=truncated)
+    return start
 
 
 def initial_pose(volume: Volume, frame: Frame) -> jaxlie.SE3:

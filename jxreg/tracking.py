@@ -1,12 +1,13 @@
 """Sequences: the pose in every frame of a fluoroscopy run, each frame starting from the last.
 
-All frames are one compiled loop. A frame that does not pass its checks is lost: it keeps its
-verdict, and the next one starts from the last good pose. What finds a lost patient again is a
-function of the caller, run between two such loops.
+`track` is for a run that is there: all frames are one compiled loop. `follow` is for frames as they
+come. A frame that does not pass its checks is lost: it keeps its verdict, and the next one starts
+from the last good pose. What finds a lost patient again is a function of the caller, such as a
+network or a search, run between two such loops, or at once.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jxreg import alignment
 from jxreg.alignment import Level
+from jxreg.candidates import Found, best_of
 from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
 from jxreg.evidence import Look, evidence_of
@@ -28,6 +30,8 @@ from jxreg.register import (
     STEP,
     RegisterConfig,
     Registration,
+    Start,
+    begin,
     covariance,
     descent_of,
     last_two,
@@ -41,7 +45,7 @@ from jxreg.volume import Volume
 
 FRAME = RegisterConfig(levels=(Level(64, 2, steps=3, tolerance=0.2),))
 """From one frame to the next: a start within a few millimetres, and no time to spare."""
-Search = Callable[[Volume, Frame], jaxlie.SE3]
+Search = Callable[[Volume, Frame], jaxlie.SE3 | Found]
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ class TrackConfig:
     """How `track` follows a sequence."""
 
     first: RegisterConfig | None = RegisterConfig()
-    """How the given pose is refined in the first frame, and a searched one in its own; None: not
-    at all."""
+    """How a start is refined in the first frame, and a searched one in its own; None: not at
+    all."""
     each: RegisterConfig = FRAME
     """How every frame is registered."""
     glance: Level = Level(32, 3)
@@ -62,7 +66,7 @@ class TrackConfig:
 def track(
     volume: Volume,
     frames: Frame,
-    pose: jaxlie.SE3,
+    pose: Start | None = None,
     *,
     config: TrackConfig = TrackConfig(),
     search: Search | None = None,
@@ -75,10 +79,11 @@ def track(
     Args:
         volume: The patient.
         frames: The sequence; leading axis frames on every leaf, as `load_frames` gives it.
-        pose: Start for the first frame, `camera_from_world`.
+        pose: Start for the first frame, as for `register`.
         config: What to do; static.
-        search: From volume and one frame to a start, without any other start. It is called outside
-            compiled code, for a frame that is lost; the frames after it are then tracked again.
+        search: From volume and one frame to a start (`recipes.model.starter`, `jxreg.search`). It
+            is called outside compiled code, for a frame that is lost; the frames after it are then
+            tracked again.
 
     Returns:
         A registration with a leading axis of frames. Its `initial_similarity` is that of the start
@@ -98,10 +103,43 @@ def track(
             break
         k, next_, left = int(lost[0]), int(lost[0]) + 1, left - 1
         frame = _frame(frames, k)
-        found, status = _refined(volume, frame, search(volume, frame), config)
+        found, status = _refined(volume, frame, search, config)
         if int(status) == Status.OK:
             result = _follow(volume, frames, found, jnp.int32(k), result, config)
     return result
+
+
+def follow(
+    volume: Volume,
+    frames: Iterable[Frame],
+    pose: Start | None = None,
+    *,
+    config: TrackConfig = TrackConfig(),
+    search: Search | None = None,
+) -> Iterator[Registration]:
+    """`track` for a live image: the pose in each frame as it comes.
+
+    Args:
+        volume: The patient.
+        frames: One after the other, of one size.
+        pose: Start for the first frame, as for `register`.
+        config: What to do; static.
+        search: As of `track`, for a frame that is lost, at once.
+
+    Yields:
+        The registration of each frame.
+    """
+    state, left = None, config.searches if search is not None else 0
+    for frame in frames:
+        if state is None:
+            state = _at(_refined(volume, frame, pose, config)[0])
+        state, result = _step(volume, frame, state, config)
+        if left and int(result.status) != Status.OK:
+            left -= 1
+            found, status = _refined(volume, frame, search, config)
+            if int(status) == Status.OK:
+                state, result = _step(volume, frame, _at(found), config)
+        yield result
 
 
 def _check(frames: Frame) -> None:
@@ -120,11 +158,12 @@ def _frame(frames: Frame, k: int) -> Frame:
 
 
 def _refined(
-    volume: Volume, frame: Frame, pose: jaxlie.SE3, config: TrackConfig
+    volume: Volume, frame: Frame, pose: Start | None, config: TrackConfig
 ) -> tuple[jaxlie.SE3, Int[Array, ""]]:
     """A start, refined, and its status."""
     if config.first is None:
-        return pose, jnp.int32(Status.OK)
+        begun = begin(volume, frame, pose, config.each)
+        return best_of(begun) if isinstance(begun, Found) else begun, jnp.int32(Status.OK)
     result = register(volume, frame, pose, config=config.first)
     return result.pose, result.status
 
@@ -170,11 +209,7 @@ def _follow(
     cut = cut_faces(volume) if config.each.truncated else None
 
     def step(state: _State, frame: Frame, _: Registration) -> tuple[_State, Registration]:
-        result = _register_next(volume, frame, cut, state, config)
-        good = result.status == Status.OK
-        motion = twist_between(state.pose, result.pose, volume.isocenter)
-        kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), result.pose, state.pose)
-        return _State(kept, jnp.where(good, motion, 0.0)), result
+        return _next(volume, frame, cut, state, config)
 
     def keep(state: _State, _: Frame, old: Registration) -> tuple[_State, Registration]:
         return state, old
@@ -185,6 +220,27 @@ def _follow(
 
     numbers = jnp.arange(frames.image.shape[0])
     return jax.lax.scan(step_or_keep, _at(start), (numbers, frames, before))[1]
+
+
+@functools.partial(jax.jit, static_argnames="config")
+@full_precision
+def _step(
+    volume: Volume, frame: Frame, state: _State, config: TrackConfig
+) -> tuple[_State, Registration]:
+    """Tracks one frame."""
+    cut = cut_faces(volume) if config.each.truncated else None
+    return _next(volume, frame, cut, state, config)
+
+
+def _next(
+    volume: Volume, frame: Frame, cut, state: _State, config: TrackConfig
+) -> tuple[_State, Registration]:
+    """The registration of the next frame, and what goes on from it."""
+    result = _register_next(volume, frame, cut, state, config)
+    good = result.status == Status.OK
+    motion = twist_between(state.pose, result.pose, volume.isocenter)
+    kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), result.pose, state.pose)
+    return _State(kept, jnp.where(good, motion, 0.0)), result
 
 
 def _register_next(volume: Volume, frame: Frame, cut, state: _State, config: TrackConfig):

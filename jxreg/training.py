@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jxreg.curriculum import Curriculum, level_of, stage_at
@@ -303,4 +304,4 @@ def _check(config: TrainConfig, patients: Sequence[Any]) -> None:
 
 def _kind(patient: Any) -> Any:
     leaves, tree = jax.tree.flatten(patient)
-    return tree, tuple((np.shape(leaf), str(np.result_type(leaf))) for leaf in leaves)
+    return tree, tuple((np.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves)

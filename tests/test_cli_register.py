@@ -98,17 +98,22 @@ def test_landmarks_are_a_start(inputs, tmp_path, fake_register):
 
 
 def test_without_a_start_the_image_is_searched(inputs, tmp_path, fake_register, monkeypatch):
-    asked = []
+    asked, prepared = [], []
 
-    def searched(volume, frames, config):
-        asked.append((len(frames), config.truncated))
-        return [load_pose(inputs / "truth.json") for _ in frames]
+    def make_library(volume, camera, config):
+        prepared.append(config.truncated)
+
+    def search(volume, frame, config, library):
+        asked.append(config.truncated)
+        return load_pose(inputs / "truth.json")
 
     fake_register(0, 6)
-    monkeypatch.setattr("jxreg.cli.register.searched", searched)
+    monkeypatch.setattr("jxreg.global_search.make_library", make_library)
+    monkeypatch.setattr("jxreg.global_search.search", search)
     words = [str(inputs / name) for name in ("ct.nii.gz", "a.npy", "b.npy")]
     assert main(["register", *words, "--out", str(tmp_path)]) == 5
-    assert asked == [(1, True), (1, True)]
+    assert asked == [True, True]
+    assert prepared == [True]  # once: both frames have one camera
     assert _start_of(tmp_path / "a")["source"] == "search"
     assert RESULT <= {path.name for path in (tmp_path / "b").iterdir()}  # ambiguous, yet a pose
 

@@ -21,8 +21,8 @@ from jxreg.io.model_file import load_model_file, save_model_file
 from jxreg.phantoms import grid_around, pelvis_and_spine, voxelise
 from jxreg.pose import from_carm, rotation_angle
 from jxreg.recipes import own
-from jxreg.recipes.model import Several, _poses, _turned, shown
-from jxreg.recipes.recipe import Geometry, camera_of, finetuning, reference_pose
+from jxreg.recipes.model import Several, _turned, locator, shown
+from jxreg.recipes.recipe import Geometry, Recipe, camera_of, finetuning, reference_pose
 from jxreg.training import fit
 from jxreg.volume import Volume
 
@@ -122,7 +122,8 @@ def test_starts_of_a_turned_image_are_turned_back(volume):
     away = np.abs(np.asarray(_turned(image, camera, 12.0) - expected))[middle].mean()
     assert away < 0.25 * np.abs(np.asarray(image - expected))[middle].mean()
 
-    poses = _poses({}, volume, Frame(image, camera), lambda *_: turned_pose, geometry, SEVERAL)
+    recipe = Recipe(geometry, None, None, None, lambda *_: turned_pose)
+    poses = locator(recipe, SEVERAL)({}, volume, Frame(image, camera))
     assert poses.wxyz_xyz.shape == (4, 7)
     first, second, third, _ = (SE3(row) for row in poses.wxyz_xyz)
     assert float(rotation_angle(first, turned_pose)) < 1e-5

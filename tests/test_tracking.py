@@ -15,7 +15,7 @@ from jxreg.frame import Frame
 from jxreg.metrics import mrpd
 from jxreg.pose import from_carm, perturb
 from jxreg.register import RegisterConfig, Registration, Trace
-from jxreg.tracking import TrackConfig, motion, track
+from jxreg.tracking import TrackConfig, follow, motion, track
 from jxreg.verdict import Status
 
 CONFIG = TrackConfig(
@@ -73,7 +73,14 @@ def test_every_frame_is_found_or_flagged(run, alone):
     assert (status[JUMP:] != Status.OK).all()
 
 
-def test_a_lost_patient_is_searched_and_tracked_again(run):
+def as_they_come(volume, frames, pose, **options):
+    """`follow`, given the frames one by one."""
+    each = (jax.tree.map(lambda leaf, k=k: leaf[k], frames) for k in range(COUNT))
+    return stack(list(follow(volume, each, pose, **options)))
+
+
+@pytest.mark.parametrize("tracking", [track, as_they_come])
+def test_a_lost_patient_is_searched_and_tracked_again(run, tracking):
     volume, frames, truth = run
     asked = []
 
@@ -83,8 +90,8 @@ def test_a_lost_patient_is_searched_and_tracked_again(run):
         twist = jnp.array([-3.0, 3, 8, 0.03, 0.02, -0.03])
         return perturb(truth[asked[-1]], twist, volume.isocenter)
 
-    result = track(volume, frames, truth[0], config=CONFIG, search=search)
-    assert asked == [BLACK, JUMP]
+    result = tracking(volume, frames, search, config=CONFIG, search=search)
+    assert asked == [0, BLACK, JUMP]
     seen = np.arange(COUNT) != BLACK
     assert (np.asarray(result.status) == Status.OK).tolist() == seen.tolist()
     assert (errors(result, truth)[seen] < 0.5).all()

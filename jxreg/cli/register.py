@@ -12,13 +12,14 @@ from jxreg.cli.options import (
     check_pose_options,
     read_volume,
 )
-from jxreg.cli.starts import StartOptions, check_start_options, located, searched
+from jxreg.cli.starts import StartOptions, check_start_options, finder
 from jxreg.detect import Detect
 
 if TYPE_CHECKING:
     import jaxlie
 
     from jxreg.candidates import Found
+    from jxreg.cli.starts import Finder
     from jxreg.cli.tasks import Task
     from jxreg.register import RegisterConfig, Registration
     from jxreg.volume import Volume
@@ -103,12 +104,12 @@ def _register_and_write(console, path, volume, tasks, start, config, out, second
     inputs = input_entry("volume", path)
     make_folder(out)  # now, so that no registration is lost to a folder that cannot be written
     folders = {t.name: make_folder(out if len(tasks) == 1 else out / t.name) for t in tasks}
-    records = []
+    records, find = [], finder(start, config)
     for chunk in chunks_alike(tasks):
         count, spent = len(chunk), dict(seconds)
         what = chunk[0].title if count == 1 else f"{count} frames, from {chunk[0].title}"
         with step(console, f"register {what}", spent):
-            chunk = _with_starts(volume, chunk, start, config)
+            chunk = _with_starts(volume, chunk, find, config)
             results = register_chunk(volume, chunk, config)
         spent["register"] = spent.pop(f"register {what}") / count
         for task, result in zip(chunk, results, strict=True):
@@ -129,19 +130,19 @@ def _register_and_write(console, path, volume, tasks, start, config, out, second
 
 
 def _with_starts(
-    volume, tasks: "list[Task]", start: StartOptions, config: "RegisterConfig"
+    volume: "Volume", tasks: "list[Task]", find: "Finder", config: "RegisterConfig"
 ) -> "list[Task]":
-    """The tasks of a chunk, searched or located if they have no start; all have one or none."""
-    from jxreg.register import search_of
+    """The tasks of a chunk, with starts found in their images if they have none."""
+    import jax
 
-    if tasks[0].start is not None:
-        return tasks
-    frames, how = [task.frame for task in tasks], search_of(config)
-    if start.net is not None:
-        found = located(volume, frames, start, how)
-    else:
-        found = searched(volume, frames, how)
-    return [task._replace(start=start) for task, start in zip(tasks, found, strict=True)]
+    from jxreg.register import begin
+
+    return [
+        task._replace(start=jax.block_until_ready(begin(volume, task.frame, find, config)))
+        if task.start is None
+        else task
+        for task in tasks
+    ]
 
 
 def _begin(start: "jaxlie.SE3 | Found | None") -> Any:

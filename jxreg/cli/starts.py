@@ -1,4 +1,4 @@
-"""Where a registration begins: a pose file, angles, landmarks, the header, or a search."""
+"""Where a registration begins: a pose file, angles, landmarks, the header, a network, a search."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING
 from jxreg.cli.options import PoseOptions, has_angles, pose_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import jaxlie
 
+    from jxreg.candidates import Found
     from jxreg.frame import Frame
     from jxreg.global_search import SearchConfig
+    from jxreg.register import RegisterConfig
     from jxreg.volume import Volume
+
+    Finder = Callable[[Volume, Frame], jaxlie.SE3 | Found]
 
 
 @dataclass(frozen=True)
@@ -116,44 +122,36 @@ def _from_landmarks(frame: "Frame", path: Path, marks: Path) -> "tuple[jaxlie.SE
     return located.pose, f"{fits.sum()} of {len(fits)} landmarks of {marks.name}"
 
 
-def searched(volume: "Volume", frames: "list[Frame]", config: "SearchConfig") -> "list":
-    """What a search finds in each frame; frames of one camera share what is prepared for it."""
+def finder(start: StartOptions, config: "RegisterConfig") -> "Finder":
+    """What finds a start in an image for which none was given: the network, or a search.
+
+    Raises:
+        InputError: The file of the network is refused.
+    """
+    from jxreg.recipes.model import Several, load_model, starter
+    from jxreg.register import search_of
+
+    if start.net is None:
+        return searcher(search_of(config))
+    rolls = Several().rolls_degrees if start.several else (0.0,)
+    several = Several(rolls, start.antipodal) if start.several or start.antipodal else None
+    return starter(load_model(start.net), several)
+
+
+def searcher(config: "SearchConfig") -> "Finder":
+    """The search; frames of one camera, one after the other, share what is prepared for it."""
     import jax
     import numpy as np
 
     from jxreg.global_search import make_library, search
 
-    camera, library, found = None, None, []
-    for frame in frames:
+    camera, library = None, None
+
+    def find(volume: "Volume", frame: "Frame") -> "Found":
+        nonlocal camera, library
         leaves = jax.tree.leaves(frame.camera)
-        known = camera is not None and all(map(np.array_equal, camera, leaves))
-        if not known:
+        if camera is None or not all(map(np.array_equal, camera, leaves)):
             camera, library = leaves, make_library(volume, frame.camera, config=config)
-        found.append(jax.block_until_ready(search(volume, frame, config=config, library=library)))
-    return found
+        return search(volume, frame, config=config, library=library)
 
-
-def located(
-    volume: "Volume", frames: "list[Frame]", start: StartOptions, config: "SearchConfig"
-) -> "list":
-    """Where a network says that frames were taken from: a pose of each, or what was found.
-
-    Raises:
-        InputError: The file of the network is refused.
-    """
-    import jax
-
-    from jxreg.candidates import compare
-    from jxreg.recipes.model import Several, hypotheses, load_model, locate
-
-    assert start.net is not None
-    model, found = load_model(start.net), []
-    rolls = Several().rolls_degrees if start.several else (0.0,)
-    for frame in frames:
-        pose = locate(model, volume, frame)
-        if start.several or start.antipodal:
-            poses = hypotheses(model, volume, frame, Several(rolls, start.antipodal))
-            how = {"config": config.compare, "truncated": config.truncated}
-            pose = compare(volume, frame, poses, **how)
-        found.append(jax.block_until_ready(pose))
-    return found
+    return find

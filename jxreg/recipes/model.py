@@ -21,7 +21,7 @@ from jxreg.io.config_entries import filled
 from jxreg.io.model_file import EXPECTED, load_model_file, save_model_file
 from jxreg.io.pose_file import camera_dict
 from jxreg.pose import antipodal
-from jxreg.recipes.recipe import Geometry, Recipe, camera_of
+from jxreg.recipes.recipe import Recipe, camera_of
 from jxreg.stepping import Params
 from jxreg.synthesis import unit_range
 from jxreg.training import check_alike
@@ -29,7 +29,7 @@ from jxreg.volume import Volume
 
 
 class Model(NamedTuple):
-    """A trained network. `locate` and `hypotheses` are its two uses."""
+    """A trained network: `locate` asks it, `starter` gives it to a registration."""
 
     recipe: Recipe
     params: Params
@@ -108,54 +108,59 @@ def shown(frame: Frame, camera: Camera) -> Float[Array, "rows columns"]:
     return unit_range(seen.image, seen.mask)
 
 
+def locator(
+    recipe: Recipe, several: Several | None = None
+) -> Callable[[Params, Volume, Frame], SE3]:
+    """The live path: from an X-ray to a pose, as one compiled function.
+
+    It is pure, of parameters, volume and frame; `jax.vmap(..., in_axes=(None, None, 0))` gives it
+    frames. All of these may change, the frame's camera too: it compiles again only for another
+    shape of an image or a volume, so that a loop over live images waits once.
+
+    Args:
+        recipe: Of a `Model`, or from `jxreg.recipes.build`.
+        several: Ask for several poses; they get a leading axis.
+
+    Returns:
+        `camera_from_world`, of the recipe's parameters, the patient, and one image (attenuation)
+        with its camera.
+    """
+    return functools.partial(_located, recipe, several)
+
+
+def starter(model: Model, several: Several | None = None) -> Callable[[Volume, Frame], SE3]:
+    """The network as a start, to give to `jxreg.register` or `tracking.track` in place of a pose.
+
+    Args:
+        model: From `load_model`.
+        several: Ask for several starts, which are then compared; by default for one.
+    """
+    return functools.partial(locator(model.recipe, several), model.params)
+
+
 def locate(model: Model, volume: Volume, frame: Frame) -> SE3:
-    """The pose that the network says, `camera_from_world`; compiled when it is first called.
+    """The pose that the network says, `camera_from_world`: `locator`, called once.
 
     Args:
         model: From `load_model`.
         volume: The patient.
         frame: One image (attenuation) and its camera.
     """
-    poses = hypotheses(model, volume, frame, Several((0.0,)))
-    return jax.tree.map(lambda leaf: leaf[0], poses)
+    return starter(model)(volume, frame)
 
 
-def hypotheses(model: Model, volume: Volume, frame: Frame, several: Several = Several()) -> SE3:
-    """Several poses that the network says of one image; leading axis hypotheses.
-
-    `jxreg.candidates.compare` says which of them explain the image. Arguments as of `locate`.
-    """
-    recipe = model.recipe
-    return _poses(model.params, volume, frame, recipe.locate, recipe.geometry, several)
-
-
-def starter(model: Model, several: Several | None = None) -> Callable[[Volume, Frame], SE3]:
-    """The network as a start, to give to `jxreg.register` in place of a pose.
-
-    Args:
-        model: From `load_model`.
-        several: Ask for several starts, which are then compared; by default for one.
-    """
-    if several is None:
-        return functools.partial(locate, model)
-    return functools.partial(hypotheses, model, several=several)
-
-
-@functools.partial(jax.jit, static_argnames=("find", "geometry", "several"))
-def _poses(
-    params: Params,
-    volume: Volume,
-    frame: Frame,
-    find: Callable,
-    geometry: Geometry,
-    several: Several,
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _located(
+    recipe: Recipe, several: Several | None, params: Params, volume: Volume, frame: Frame
 ) -> SE3:
-    camera = camera_of(geometry)
+    camera = camera_of(recipe.geometry)
     image, poses = shown(frame, camera), []
+    if several is None:
+        return recipe.locate(params, volume, image)
     for roll in several.rolls_degrees:
         turned = image if roll == 0 else _turned(image, camera, roll)
         back = SE3.from_rotation(SO3.from_z_radians(jnp.deg2rad(-roll)))
-        poses.append(back @ find(params, volume, turned))
+        poses.append(back @ recipe.locate(params, volume, turned))
     if several.antipodal:
         poses += [antipodal(pose, volume.isocenter) for pose in poses]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *poses)

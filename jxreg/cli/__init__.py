@@ -18,6 +18,7 @@ COMMANDS = {
     "info": "tell what files hold, what is missing, and the fix",
     "render": "render a DRR of a CT",
     "register": "find the pose of the C-arm for X-ray images",
+    "track": "follow the patient through a fluoroscopy run",
     "train": "train a network that finds the pose in X-rays of a CT",
     "evaluate": "judge registrations against the truth",
 }

@@ -1,10 +1,11 @@
 """A configuration in JSON, and the dataclass that it fills."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jxreg.register import RegisterConfig
+    from jxreg.tracking import TrackConfig
 
 
 def read_config(path: Path | None) -> "RegisterConfig":
@@ -14,22 +15,43 @@ def read_config(path: Path | None) -> "RegisterConfig":
         InputError: The file is not JSON, or has an unknown key, a value of the wrong kind, or
             levels that cannot be registered.
     """
+    from jxreg.register import RegisterConfig
+
+    config = _filled(RegisterConfig(), path, "jxreg-registration")
+    _check_levels(config, str(path))
+    return config
+
+
+def read_track_config(path: Path | None) -> "TrackConfig":
+    """The same for a sequence.
+
+    Raises:
+        InputError: As above.
+    """
+    from jxreg.tracking import TrackConfig
+
+    config = _filled(TrackConfig(), path, "jxreg-track")
+    for each in (config.first, config.each):
+        if each is not None:
+            _check_levels(each, str(path))
+    return config
+
+
+def _filled(default: Any, path: Path | None, record: str) -> Any:
+    """The default configuration with what a file says, which may be a record of that format."""
     from jxreg.errors import InputError
     from jxreg.io.config_entries import filled
     from jxreg.io.pose_file import read_json
-    from jxreg.register import RegisterConfig
 
     if path is None:
-        return RegisterConfig()
+        return default
     expected = "a configuration (JSON)"
     if not path.is_file():
         raise InputError(str(path), "no such file", expected, "check the path")
     entries = read_json(path, expected)
-    if isinstance(entries, dict) and entries.get("format") == "jxreg-registration":
+    if isinstance(entries, dict) and entries.get("format") == record:
         entries = entries.get("config")
-    config = filled(RegisterConfig(), entries, str(path))
-    _check_levels(config, str(path))
-    return config
+    return filled(default, entries, str(path))
 
 
 def _check_levels(config: "RegisterConfig", subject: str) -> None:

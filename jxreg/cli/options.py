@@ -4,7 +4,7 @@ import functools
 import operator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import jaxlie
@@ -43,6 +43,19 @@ class CameraOptions:
     """Distance of rows and of columns on the detector [mm]."""
     principal_point: tuple[float, float] | None = None
     """Column and row that the central ray meets; by default the centre of the image."""
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """What the numbers and the display of an X-ray mean."""
+
+    mirrored: Literal["auto", "yes", "no"] = "auto"
+    """Whether the display is mirrored, whatever the header or the camera file says; auto: what they
+    say."""
+    intensity: Literal["auto", "linear", "log", "attenuation"] = "auto"
+    """What pixel values stand for: intensity that arrived, its log, or attenuation."""
+    invert: bool = False
+    """Bright and dark are the other way round, as in exported images with bright bone."""
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,6 @@ def write_case(folder: Path, case: Case) -> dict[str, Any]:
     from jxreg import plot
     from jxreg.io import save_pose, save_tfm, write_atomic, write_npy, write_png
     from jxreg.io.pose_file import json_bytes
-    from jxreg.register import Status
     from jxreg.report import registration_record, report_html
 
     frame = displayed(case.frame)
@@ -77,8 +76,7 @@ def write_case(folder: Path, case: Case) -> dict[str, Any]:
     page = report_html(record, pictures | {"curve": plot.svg(curve)})
     for name in (*RESULT_FILES, "registration.json"):
         (folder / name).unlink(missing_ok=True)
-    usable = (Status.OK, Status.SUSPECT, Status.NOT_CONVERGED, Status.AMBIGUOUS)
-    if int(case.result.status) in usable:
+    if has_pose(case.result):
         save_pose(folder / "pose.json", case.result.pose, case.frame.camera)
         save_tfm(folder / "pose.tfm", case.result.pose)
         write_npy(folder / "drr.npy", after)
@@ -86,6 +84,13 @@ def write_case(folder: Path, case: Case) -> dict[str, Any]:
     write_atomic(folder / "report.html", page.encode())
     write_atomic(folder / "registration.json", json_bytes(record))
     return record
+
+
+def has_pose(result: "Registration") -> bool:
+    """Whether a registration has a result, however doubtful."""
+    from jxreg.register import HOPELESS
+
+    return int(result.status) not in HOPELESS
 
 
 def displayed(frame: "Frame") -> "Frame":

@@ -1,4 +1,4 @@
-"""How far a training is: a bar on a terminal, a line for each validation in a log file."""
+"""How far a training or a sequence is: a bar on a terminal."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def training_progress(
     console: "Console", config: "TrainConfig"
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Shows a training while the block runs.
+    """Shows a training while the block runs: a bar, and a line for each validation.
 
     Args:
         console: Where.
@@ -23,19 +23,6 @@ def training_progress(
     Yields:
         What `training.fit` reports to.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    bar = Progress(
-        TextColumn("train"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[words]}"),
-        TextColumn("left"),
-        Remaining(elapsed_when_finished=True),
-        console=console,
-        transient=True,
-    )
     words: dict[str, str] = {}
 
     def report(entry: Mapping[str, Any]) -> None:
@@ -48,11 +35,40 @@ def training_progress(
         else:
             words["speed"] = f"{entry['frames_per_s']:.0f} frames/s"
             words["loss"] = f"loss {entry['loss']:.3g}"
-        bar.update(task, completed=entry["step"], words="  ".join(words.values()))
+        update(entry["step"], "  ".join(words.values()))
 
-    with bar:
-        task = bar.add_task("train", total=config.steps, words="")
+    with counted(console, "train", config.steps) as update:
         yield report
+
+
+@contextmanager
+def counted(console: "Console", what: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Shows a bar while the block runs.
+
+    Args:
+        console: Where.
+        what: What is being done.
+        total: How many there are.
+
+    Yields:
+        A function to tell how many are done, with words to show.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    bar = Progress(
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[words]}"),
+        TextColumn("left"),
+        Remaining(elapsed_when_finished=True),
+        console=console,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(what, total=total, words="")
+        yield lambda done, words: bar.update(task, completed=done, words=words)
 
 
 def _name(metric: str) -> str:

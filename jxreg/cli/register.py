@@ -1,12 +1,13 @@
 """`jxreg register`: where did the C-arm stand?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from jxreg.cli.options import (
     CameraOptions,
+    ImageOptions,
     PoseOptions,
     VolumeOptions,
     check_pose_options,
@@ -38,9 +39,7 @@ def run_register(
     pose: PoseOptions = PoseOptions(),
     start: StartOptions = StartOptions(),
     camera: CameraOptions = CameraOptions(),
-    mirrored: Literal["auto", "yes", "no"] = "auto",
-    intensity: Literal["auto", "linear", "log", "attenuation"] = "auto",
-    invert: bool = False,
+    image: ImageOptions = ImageOptions(),
     detect: Detect = Detect(),
     reading: VolumeOptions = VolumeOptions(),
     config: Path | None = None,
@@ -61,35 +60,25 @@ def run_register(
         start: The start, otherwise.
         camera: Geometry of images that do not tell it themselves; numbers overrule the header, or
             the camera file beside the image.
-        mirrored: Whether the display is mirrored, whatever the header or the camera file says;
-            auto: what they say.
-        intensity: What pixel values stand for: intensity that arrived, its log, or attenuation.
-        invert: Bright and dark are the other way round, as in exported images with bright bone.
+        image: What the images' numbers mean.
         detect: What to look for in the images, and mask.
         reading: What to take from the volume's file, and what its numbers mean.
         config: Configuration (JSON), as in the `config` of a registration.json; or such a file.
     """
     from jxreg.cli.config_file import read_config
-    from jxreg.cli.console import printable, progress_console, step
-    from jxreg.cli.tasks import read_tasks
-    from jxreg.errors import InputError
+    from jxreg.cli.console import progress_console, step
+    from jxreg.cli.tasks import read_tasks, tell_notes, with_start
 
-    if not xrays:
-        raise InputError(
-            "XRAYS", "no file", "one X-ray image or more", "name them after the volume"
-        )
     check_pose_options(pose)
     check_start_options(pose, start)
     chosen = read_config(config)
     console, seconds = progress_console(), {}
+    with step(console, f"read {len(xrays)} X-ray file{'s'[: len(xrays) != 1]}", seconds):
+        tasks = read_tasks(xrays, camera, image, detect, pose.source_to_isocenter)
     with step(console, f"read {volume.name}", seconds):
         loaded = read_volume(volume, reading)
-    with step(console, f"read {len(xrays)} X-ray file{'s'[: len(xrays) != 1]}", seconds):
-        shown = {"auto": None, "yes": True, "no": False}[mirrored]
-        values = {"mirrored": shown, "intensity": intensity, "invert": invert, "detect": detect}
-        tasks = read_tasks(loaded, xrays, pose, start, camera, values)
-    for note in dict.fromkeys(note for task in tasks for note in task.notes):
-        console.print(f"note: {printable(note)}", markup=False, soft_wrap=True)
+    tasks = [with_start(loaded, task, pose, start) for task in tasks]
+    tell_notes(console, tasks)
     records = _register_and_write(console, volume, loaded, tasks, start, chosen, out, seconds)
     return _summary(records, out)
 
@@ -205,6 +194,11 @@ def _summary(records: list[dict], out: Path) -> int:
         console.print(
             f"\n{len(records) - failed} of {len(records)} passed their checks; {out / 'index.html'}"
         )
+    return exit_code(failed, len(records))
+
+
+def exit_code(failed: int, count: int) -> int:
+    """Of so many frames, of which some did not pass their checks."""
     if not failed:
         return 0
-    return NOT_PASSED if failed == len(records) else PART_NOT_PASSED
+    return NOT_PASSED if failed == count else PART_NOT_PASSED

@@ -2,15 +2,17 @@
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from jxreg.cli.options import CameraOptions, PoseOptions, check_pose
+from jxreg.cli.options import CameraOptions, ImageOptions, PoseOptions, check_pose
 from jxreg.cli.starts import StartOptions, start_of
 
 if TYPE_CHECKING:
     import jaxlie
+    from rich.console import Console
 
     from jxreg.candidates import Found
+    from jxreg.detect import Detect
     from jxreg.frame import Frame
     from jxreg.volume import Volume
 
@@ -23,27 +25,30 @@ class Task(NamedTuple):
     title: str
     path: Path
     frame: "Frame"
-    start: "jaxlie.SE3 | Found | None"
-    """None until the image has been searched, or shown to a network."""
-    start_source: str
     notes: tuple[str, ...]
+    start: "jaxlie.SE3 | Found | None" = None
+    """None until the image has been searched, or shown to a network."""
+    start_source: str = ""
 
 
 def read_tasks(
-    volume: "Volume",
     xrays: tuple[Path, ...],
-    pose: PoseOptions,
-    start: StartOptions,
     camera: CameraOptions,
-    reading: dict[str, Any],
+    image: ImageOptions,
+    detect: "Detect",
+    source_to_isocenter: float | None,
 ) -> list[Task]:
-    """All frames of all files, each with its start.
+    """All frames of all files, without starts.
 
     Raises:
-        InputError: A file is refused, or what was given does not make a start.
+        InputError: No file is named, or one is refused.
     """
+    from jxreg.errors import InputError
     from jxreg.io import load_frames
 
+    if not xrays:
+        fix = "name them after the volume"
+        raise InputError("XRAYS", "no file", "one X-ray image or more", fix)
     tasks: list[Task] = []
     for path in xrays:
         with warnings.catch_warnings(record=True) as caught:
@@ -54,28 +59,46 @@ def read_tasks(
                 sdd=camera.sdd,
                 pixel_spacing=camera.pixel_spacing,
                 principal_point=camera.principal_point,
-                source_to_isocenter=pose.source_to_isocenter,
-                **reading,
+                source_to_isocenter=source_to_isocenter,
+                mirrored={"auto": None, "yes": True, "no": False}[image.mirrored],
+                intensity=image.intensity,
+                invert=image.invert,
+                detect=detect,
             )
         notes = tuple(str(w.message) for w in caught if w.category.__name__ == "InputWarning")
-        tasks += _tasks_of(volume, path, frames, pose, start, notes)
+        tasks += _tasks_of(path, frames, notes)
     return _named_apart(tasks)
 
 
-def _tasks_of(
-    volume, path: Path, frames, pose: PoseOptions, given: StartOptions, notes
-) -> list[Task]:
+def with_start(volume: "Volume", task: Task, pose: PoseOptions, given: StartOptions) -> Task:
+    """The frame with its start.
+
+    Raises:
+        InputError: What was given does not make a start.
+    """
+    start, source = start_of(volume, task.path, task.frame, pose, given)
+    if start is not None:
+        check_pose(str(task.path), start, task.frame.camera, volume)
+    return task._replace(start=start, start_source=source)
+
+
+def tell_notes(console: "Console", tasks: list[Task]) -> None:
+    """Prints what the readers noticed, each once."""
+    from jxreg.cli.console import printable
+
+    for note in dict.fromkeys(note for task in tasks for note in task.notes):
+        console.print(f"note: {printable(note)}", markup=False, soft_wrap=True)
+
+
+def _tasks_of(path: Path, frames: "Frame", notes: tuple[str, ...]) -> list[Task]:
     import jax
 
     tasks, count = [], frames.image.shape[0]
     for number in range(count):
         frame = jax.tree.map(lambda x, number=number: x[number], frames)
-        start, source = start_of(volume, path, frame, pose, given)
-        if start is not None:
-            check_pose(str(path), start, frame.camera, volume)
         name = path.stem if count == 1 else f"{path.stem}-{number + 1:03d}"
         title = path.name if count == 1 else f"{path.name}, frame {number + 1}"
-        tasks.append(Task(name, title, path, frame, start, source, notes))
+        tasks.append(Task(name, title, path, frame, notes))
     return tasks
 
 

@@ -110,7 +110,7 @@ def registration_record(
             "step_mm": result.trace.step_mm,
         },
     }
-    record = _plain(record)
+    record = plain(record)
     return record | {"reasons": reasons(record)}
 
 
@@ -200,16 +200,16 @@ def _carm(angles: ArrayLike, offset: ArrayLike, distance: float) -> dict[str, An
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The same in dict, list, str, int, float, bool and None."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     array = np.asarray(value)
     if array.ndim > 0:
-        return [_plain(item) for item in array]
+        return [plain(item) for item in array]
     item = array.item()
     return None if isinstance(item, float) and not math.isfinite(item) else item

@@ -11,14 +11,17 @@ import jax.numpy as jnp
 import nibabel
 import numpy as np
 import pytest
+import tiny_recipe
 
 import jxreg
+from jxreg import recipes
 from jxreg.pose import twist_between
 from jxreg.volume import MU_WATER
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import bench_convergence
 import bench_render
+import bench_train
 import compare
 import figures
 import measuring
@@ -262,3 +265,36 @@ def test_peers_see_the_same_view(ct):
             assert rows[0].row["max_error"] < 0.2
         else:
             assert max(rows[0].row["max_error"], rows[1].row["gradient_error"]) < 0.01
+
+
+def training(monkeypatch, out: Path, *words: str) -> dict:
+    monkeypatch.setattr(sys, "argv", ["bench", "ct.nii.gz", "--out", str(out), *words])
+    bench_train.main()
+    return json.loads(out.read_text())
+
+
+def test_speed_of_training_is_written_row_by_row_and_taken_up_again(
+    monkeypatch, capsys, tmp_path, ct
+):
+    """The latency is that of a recipe that needs no time; the others run at once."""
+    monkeypatch.setitem(recipes.RECIPES, "tiny", "tiny")
+    monkeypatch.setattr(recipes, "_file", lambda name: tiny_recipe)
+    monkeypatch.setattr(jxreg, "load_volume", lambda path: ct)
+    monkeypatch.setattr(jxreg, "render", lambda volume, camera, pose: jnp.ones(camera.image_size))
+    for name in ("synthesis", "training"):
+        monkeypatch.setattr(bench_train, name, lambda *_: lambda: None)
+    words = ["--recipes", "tiny", "--batches", "2", "--pixels", "16"]
+    report = training(monkeypatch, tmp_path / "o.json", *words, "--calls", "3")
+    rows = {(row["what"], row["name"]): row for row in report["runs"]}
+    assert len(rows) == 5
+    latency = rows["latency", "tiny"]
+    assert (latency["pixels"], latency["batch"], len(latency["ms"])) == (16, 1, 3)
+    assert 0 < latency["median_ms"] <= latency["p95_ms"]
+    assert latency["device"] == "cpu"
+    again = training(monkeypatch, tmp_path / "o.json", *words, "--calls", "5")
+    for before, after in zip(report["runs"], again["runs"], strict=True):
+        assert after["ms"][: len(before["ms"])] == before["ms"]
+        assert len(after["ms"]) == (5 if after["what"] == "latency" else 2)
+        assert after["first_call_s"] == before["first_call_s"]
+    assert bench_train.table(again).row_count == 5
+    capsys.readouterr()

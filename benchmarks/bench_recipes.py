@@ -99,16 +99,24 @@ def searching(geometry: Geometry, poses: UniformEuler) -> SearchConfig:
     )
 
 
-def run(setup: Setup, model: Model, config: SearchConfig, cases: range) -> Iterator[dict]:
-    """A row for each case and method."""
+def methods_of(number: int, searched: int) -> tuple[str, ...]:
+    """What is done with a case: the first ones are searched too."""
+    return METHODS if number < searched else METHODS[:-1]
+
+
+def run(
+    setup: Setup, model: Model, config: SearchConfig, cases: range, searched: int
+) -> Iterator[dict]:
+    """A row for each case and method; the first so many cases are searched too."""
     volume, library, start = setup.registered, None, starter(model)
     for number in cases:
         truth = setup.truth(number)
         frame = setup.frame(number, truth)
-        if library is None:
+        if number == cases.start:
+            jax.block_until_ready(jxreg.register(volume, frame, start))
+        if library is None and number < searched:
             library = make_library(volume, frame.camera, config=config)
             _searched(volume, frame, config, library)
-            jax.block_until_ready(jxreg.register(volume, frame, start))
         found, seconds = _timed(locate, model, volume, frame)
         alone = {
             "mtre_mm": float(metrics.mtre(found, truth, setup.landmarks)),
@@ -119,7 +127,8 @@ def run(setup: Setup, model: Model, config: SearchConfig, cases: range) -> Itera
             "refined": functools.partial(jxreg.register, volume, frame, start),
             "search": functools.partial(_searched, volume, frame, config, library),
         }
-        for method, call in calls.items():
+        for method in methods_of(number, searched)[1:]:
+            call = calls[method]
             result, seconds = _timed(call)
             errors = outcome(result, truth, setup.landmarks, volume.isocenter)
             yield {"case": number, "method": method, "seconds": seconds, **errors}
@@ -155,6 +164,15 @@ def line(rows: list[dict]) -> dict:
     }
 
 
+def finished(rows: list[dict], options: argparse.Namespace) -> int:
+    """How many cases have all their rows, from the first one on."""
+    for number in range(options.cases):
+        there = {row["method"] for row in rows if row["case"] == number}
+        if not there.issuperset(methods_of(number, options.searched)):
+            return number
+    return options.cases
+
+
 def say(report: dict, console: Console) -> None:
     """A line for each condition and method."""
     for condition in CONDITIONS:
@@ -184,6 +202,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("volume", type=Path)
     parser.add_argument("--cases", type=int, default=200)
+    parser.add_argument("--searched", type=int, default=200, help="cases that are searched too")
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=["plain"])
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("bench_recipes.json"))
@@ -202,14 +221,15 @@ def main() -> None:
         for condition in options.conditions:
             setup = set_up(ct, model.recipe.geometry, chosen.poses, condition, options.seed)
             old = [row for row in report["runs"] if row["condition"] == condition]
-            done = len(old) // len(METHODS)
+            done = finished(old, options)
             report["runs"] = [row for row in report["runs"] if row["condition"] != condition]
-            report["runs"] += old[: done * len(METHODS)]
+            report["runs"] += [row for row in old if row["case"] < done]
             bar = progress.add_task(condition, total=options.cases, completed=done)
-            for row in run(setup, model, search, range(done, options.cases)):
+            cases = range(done, options.cases)
+            for row in run(setup, model, search, cases, options.searched):
                 report["runs"].append({"condition": condition, **row})
                 timing.write(options.out, json.dumps(report, indent=1))
-                progress.advance(bar, 1 / len(METHODS))
+                progress.update(bar, completed=row["case"])
     say(report, console)
     timing.write(options.out, json.dumps(report, indent=1))
 

@@ -44,7 +44,7 @@ class OwnConfig:
     """Whether spectrum, scatter and photons are drawn for each image (`JXREG_EXPOSURE`)."""
     augmentation: bool = True
     """Whether images are changed as `JXREG` says: grey values, blur, collimator and so on."""
-    patient: PatientConfig = PatientConfig()
+    patient: PatientConfig = PatientConfig(voxels_per_pixel=0.75)
     width: int = 32
     """Features of the first stage."""
     blocks: tuple[int, ...] = (0, 1, 1)
@@ -59,10 +59,10 @@ class OwnConfig:
     depth_weight: float = 0.3
     """What a millimetre of depth counts, one across the image being 1."""
     train: TrainConfig = TrainConfig(
-        steps=4000,
+        steps=10_000,
         batch=32,
-        validate_every=250,
-        optimizer=OptimizerConfig(rate=2e-3, warmup=200, average=0.995),
+        validate_every=500,
+        optimizer=OptimizerConfig(rate=2e-3, warmup=200, clip=0.0, average=0.995),
     )
 
 

@@ -1,12 +1,13 @@
 """Recipes: what a model file keeps, how an image reaches a network, and the way from CT to pose."""
 
-import dataclasses
 import json
+from dataclasses import asdict, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_recipe
 from jaxlie import SE3, SO3
 from refusal import refused
 from safetensors.numpy import save_file
@@ -73,8 +74,8 @@ def test_other_files_are_refused(tmp_path):
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_a_configuration_survives_json(name):
     config = recipes.default_config(name)
-    changed = dataclasses.replace(config, train=finetuning(config.train))
-    entries = json.loads(json.dumps(dataclasses.asdict(changed)))
+    changed = replace(config, train=finetuning(config.train))
+    entries = json.loads(json.dumps(asdict(changed)))
     assert filled(config, entries, "file") == changed
     assert changed != config
 
@@ -141,6 +142,37 @@ def _roll(degrees):
     return SE3.from_rotation(SO3.from_z_radians(np.deg2rad(degrees)))
 
 
+def test_the_live_path_compiles_once(volume, caplog):
+    """Whatever changes: parameters, volume, image, camera. Frames may be a batch."""
+    recipe, items, poses = tiny_recipe.build(tiny_recipe.CONFIG), [], []
+    find = locator(recipe)
+    with jax.log_compiles():
+        for k in range(4):
+            camera = Camera.from_sdd(1000.0 + 9 * k, (32, 40), (8.0, 7.0 + k), mirrored=k % 2 == 1)
+            frame = Frame(jax.random.uniform(jax.random.key(k), (32, 40)), camera)
+            patient = replace(volume, isocenter=volume.isocenter + 5.0 * k)
+            items.append((recipe.task.init(jax.random.key(k)), patient, frame))
+            poses.append(find(*items[-1]))
+    assert sum("Finished XLA compilation of jit(_located)" in m for m in caplog.messages) == 1
+    frames = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[item[2] for item in items])
+    batch = jax.vmap(find, in_axes=(None, None, 0))(items[0][0], items[0][1], frames)
+    np.testing.assert_allclose(batch.wxyz_xyz[0], poses[0].wxyz_xyz, atol=1e-4)
+    assert np.ptp(np.stack([pose.wxyz_xyz for pose in poses]), axis=0).max() > 10
+
+
+LONG = [pytest.param(name, marks=pytest.mark.slow) for name in ("diffpose", "psss", "xvr")]
+
+
+@pytest.mark.parametrize("name", ["jxreg", "lxpose", *LONG])
+def test_the_live_path_of_every_recipe_takes_a_batch_of_frames(name, volume):
+    recipe = recipes.build(name, recipes.default_config(name))
+    params = jax.eval_shape(recipe.task.init, jax.random.key(0))
+    camera = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), camera_of(recipe.geometry))
+    frames = Frame(jnp.zeros((3, *camera.image_size)), camera)
+    find = jax.vmap(locator(recipe), in_axes=(None, None, 0))
+    assert jax.eval_shape(find, params, volume, frames).wxyz_xyz.shape == (3, 7)
+
+
 def test_the_reference_pose_is_about_the_isocenter(volume):
     geometry = Geometry(primary_degrees=180.0, source_to_isocenter=650.0)
     pose = reference_pose(geometry, volume.isocenter)
@@ -159,7 +191,7 @@ def test_parameters_are_as_many_as_published(name, millions):
 
 def test_lxpose_refuses_images_too_small_for_its_norm():
     config = recipes.default_config("lxpose")
-    small = dataclasses.replace(config, geometry=Geometry(pixels=32))
+    small = replace(config, geometry=Geometry(pixels=32))
     with pytest.raises(InputError, match="64 or more"):
         recipes.build("lxpose", small)
 

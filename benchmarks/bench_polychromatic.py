@@ -13,7 +13,6 @@ first one was stopped.
 
 import argparse
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -110,8 +109,7 @@ def run(ct: jxreg.Volume, crop: float, count: int, seed: int, done: set[int]) ->
         key = jax.random.key(1000 * seed + number)
         frame = jxreg.Frame(image_of(key, exposed, truth, scatter), CAMERA)
         for renderer, volume in given.items():
-            began = time.perf_counter()
-            result = jax.block_until_ready(jxreg.register(volume, frame, start))
+            result, seconds = timing.timed(jxreg.register, volume, frame, start)
             yield {
                 "case": number,
                 "renderer": renderer,
@@ -120,7 +118,7 @@ def run(ct: jxreg.Volume, crop: float, count: int, seed: int, done: set[int]) ->
                 "scatter": scatter,
                 "start_mtre_mm": float(metrics.mtre(start, truth, landmarks)),
                 **outcome(result, truth, landmarks, volume.isocenter),
-                "seconds": time.perf_counter() - began,
+                "seconds": seconds,
             }
 
 

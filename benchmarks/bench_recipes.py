@@ -16,13 +16,11 @@ import argparse
 import dataclasses
 import functools
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import timing
 from bench_register import bone_landmarks, crop_ends
@@ -30,7 +28,8 @@ from jaxlie import SE3
 from outcome import outcome, resumed, setting, summary
 from rich.console import Console
 from rich.progress import Progress
-from simulated_xray import Acquisition, materials, simulate
+from simulated_xray import Acquisition, materials, shuttered, simulate
+from timing import timed
 
 import jxreg
 from jxreg import metrics
@@ -77,11 +76,8 @@ def set_up(ct: jxreg.Volume, geometry: Geometry, poses: UniformEuler, condition:
     def frame(number: int, pose: SE3) -> jxreg.Frame:
         key = jax.random.fold_in(jax.random.key(seed + 1), number)
         image = make(key, two, camera, pose, Acquisition(photons=photons))
-        if condition != "collimated":
-            return jxreg.Frame(image, camera)
-        edge = round(CLOSED * image.shape[0])
-        mask = jnp.zeros_like(image).at[edge:-edge, edge:-edge].set(1.0)
-        return jxreg.Frame(jnp.where(mask > 0, image, 0.0), camera, mask)
+        closed = CLOSED if condition == "collimated" else 0.0
+        return shuttered(jxreg.Frame(image, camera), closed)
 
     registered = crop_ends(ct, TRUNCATED) if condition == "truncated" else ct
     return Setup(truth, frame, registered, bone_landmarks(registered))
@@ -117,7 +113,7 @@ def run(
         if library is None and number < searched:
             library = make_library(volume, frame.camera, config=config)
             _searched(volume, frame, config, library)
-        found, seconds = _timed(locate, model, volume, frame)
+        found, seconds = timed(locate, model, volume, frame)
         alone = {
             "mtre_mm": float(metrics.mtre(found, truth, setup.landmarks)),
             "mrpd_mm": float(metrics.mrpd(found, truth, setup.landmarks)),
@@ -129,7 +125,7 @@ def run(
         }
         for method in methods_of(number, searched)[1:]:
             call = calls[method]
-            result, seconds = _timed(call)
+            result, seconds = timed(call)
             errors = outcome(result, truth, setup.landmarks, volume.isocenter)
             yield {"case": number, "method": method, "seconds": seconds, **errors}
 
@@ -137,12 +133,6 @@ def run(
 def _searched(volume, frame, config, library) -> jxreg.Registration:
     found = jxreg.search(volume, frame, config=config, library=library)
     return jax.block_until_ready(jxreg.register(volume, frame, found))
-
-
-def _timed(function, *arguments):
-    began = time.perf_counter()
-    result = jax.block_until_ready(function(*arguments))
-    return result, time.perf_counter() - began
 
 
 def line(rows: list[dict]) -> dict:

@@ -10,7 +10,6 @@ and cropped along the patient by 30 mm at each end. Landmarks are 200 random vox
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import jax
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from outcome import outcome, setting, summary
 from simulated_xray import materials, simulate
+from timing import timed
 
 import jxreg
 from jxreg import metrics, volume
@@ -73,10 +73,8 @@ def run(ct: jxreg.Volume, cases, crop: float) -> list[dict]:
     landmarks = bone_landmarks(registered)
     rows = []
     for truth, image, start in cases:
-        began = time.perf_counter()
-        result = jxreg.register(registered, jxreg.Frame(image, CAMERA), start)
-        jax.block_until_ready(result)
-        seconds = time.perf_counter() - began
+        frame = jxreg.Frame(image, CAMERA)
+        result, seconds = timed(jxreg.register, registered, frame, start)
         rows.append(
             {
                 "start_mtre_mm": float(metrics.mtre(start, truth, landmarks)),

@@ -14,18 +14,17 @@ Results are written after every CT; CTs that are in the file already are not run
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import accuracy
 import jax
-import jax.numpy as jnp
 import numpy as np
 from bench_register import CAMERA, bone_landmarks, crop_ends
 from outcome import outcome, setting, summary
 from rich.console import Console
 from rich.progress import Progress
-from simulated_xray import materials, simulate
+from simulated_xray import materials, shuttered, simulate
+from timing import timed
 
 import jxreg
 from jxreg.candidates import best_of
@@ -70,21 +69,6 @@ def make_case(random: np.random.Generator, isocenter, name: str):
     )
 
 
-def shuttered(image, share: float) -> jxreg.Frame:
-    """The frame, with that share of it closed on each side."""
-    if share == 0:
-        return jxreg.Frame(image, CAMERA)
-    edge = round(share * image.shape[0])
-    mask = jnp.zeros_like(image).at[edge:-edge, edge:-edge].set(1.0)
-    return jxreg.Frame(jnp.where(mask > 0, image, 0.0), CAMERA, mask)
-
-
-def timed(function, *args, **kwargs):
-    began = time.perf_counter()
-    result = jax.block_until_ready(function(*args, **kwargs))
-    return result, time.perf_counter() - began
-
-
 def run(ct: jxreg.Volume, options: argparse.Namespace, progress: Progress) -> dict:
     """Searches and registers every case of one CT."""
     registered = crop_ends(ct, options.crop)
@@ -97,7 +81,7 @@ def run(ct: jxreg.Volume, options: argparse.Namespace, progress: Progress) -> di
     for number in progress.track(range(options.cases), description="cases"):
         truth = make_case(random, ct.isocenter, options.range)
         image = make(jax.random.key(1000 * options.seed + number), two, CAMERA, truth)
-        frame = shuttered(image, options.collimate)
+        frame = shuttered(jxreg.Frame(image, CAMERA), options.collimate)
         found, searching = timed(jxreg.search, registered, frame, config=config, library=library)
         result, registering = timed(jxreg.register, registered, frame, found)
         rows.append(

@@ -5,6 +5,7 @@ samples a trilinear field) from soft tissue and bone apart, with a spectrum that
 smooth scatter, blur, quantum noise and 12 bits.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jxreg import drr
 from jxreg.camera import Camera
-from jxreg.frame import attenuation
+from jxreg.frame import Frame, attenuation
 from jxreg.similarity.windows import gaussian_smooth
 from jxreg.volume import MU_WATER, Volume
 
@@ -95,6 +96,15 @@ def detected(
     signal = gaussian_smooth(arriving, acquisition.blur)
     counts = jax.random.poisson(key, acquisition.photons * signal).astype(signal.dtype)
     return jnp.clip(jnp.round(4095 * counts / (1.1 * acquisition.photons)), 0, 4095)
+
+
+def shuttered(frame: Frame, share: float) -> Frame:
+    """The frame with that share of it closed on each side; no part of it for 0."""
+    if share == 0:
+        return frame
+    edge = round(share * frame.image.shape[0])
+    mask = jnp.zeros_like(frame.image).at[edge:-edge, edge:-edge].set(1.0)
+    return replace(frame, image=jnp.where(mask > 0, frame.image, 0.0), mask=mask)
 
 
 def _primary(soft, bone, steel) -> Float[Array, "rows columns"]:

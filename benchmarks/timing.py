@@ -34,6 +34,13 @@ class Call(NamedTuple):
     """Measurements a round: several for what is much faster than the others."""
 
 
+def timed(function: Callable, *arguments, **options):
+    """What one call returns, and its wall time [s]."""
+    began = time.perf_counter()
+    result = jax.block_until_ready(function(*arguments, **options))
+    return result, time.perf_counter() - began
+
+
 def milliseconds(call: Call, repeats: int = 1) -> float:
     """Wall time of one call, from `repeats` calls that are started in a row [ms]."""
     result = None

@@ -107,7 +107,7 @@ def run(
     volume, library, start = setup.registered, None, starter(model)
     for number in cases:
         truth = setup.truth(number)
-        frame = setup.frame(number, truth)
+        frame = jax.block_until_ready(setup.frame(number, truth))
         if number == cases.start:
             jax.block_until_ready(jxreg.register(volume, frame, start))
         if library is None and number < searched:

@@ -280,6 +280,8 @@ def training_figure(entries: Sequence[Mapping[str, Any]], metric: str = "mtre") 
         points = [(entry["step"], value(entry)) for entry in chosen if value(entry) is not None]
         axes.plot(*zip(*points, strict=True) if points else ((), ()), color=_CURVE_COLOURS[0])
         axes.set_yscale("log" if points and min(y for _, y in points) > 0 else "linear")
+        for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            which(lambda y, _: f"{y:g}" if f"{y:e}"[0] in "1235" else "")
         _plain_axes(axes)
     best = [entry for entry in checked if entry["best"]][-1:]
     for entry in best:

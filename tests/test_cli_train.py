@@ -1,6 +1,11 @@
 """`jxreg train`, and its model as a start of `jxreg register` and `jxreg.register`."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
@@ -108,6 +113,68 @@ def test_finetuning_begins_with_a_foundation(inputs, trained, tmp_path, capsys):
 def test_impossible_options_are_refused(inputs, tmp_path, capsys, options, words):
     assert run(inputs, tmp_path / "m.safetensors", *options) == 3
     assert words in capsys.readouterr().err
+
+
+SMALL = {
+    "geometry": {"pixels": 16, "pixel_mm": 17.4},
+    "exposure": False,
+    "augmentation": False,
+    "width": 8,
+    "blocks": [0, 1],
+    "hidden": [16],
+    "patient": {"validation": 4, "landmarks": 8},
+    "train": {"steps": 120, "batch": 4, "validate_every": 4, "block": 2},
+}
+"""The recipe `jxreg`, small enough to be started many times."""
+
+
+@pytest.mark.slow
+def test_five_kills_at_random_moments_change_no_weight(inputs, tmp_path):
+    """SIGKILL of the command while it trains, reads or writes; the same command goes on."""
+    (tmp_path / "c.json").write_text(json.dumps(SMALL))
+    assert process(inputs, tmp_path, "whole").wait() == 0
+    whole = load_model_file(tmp_path / "whole").params
+    log = tmp_path / "killed.training" / LOG
+    seconds = load_log(tmp_path / "whole.training" / LOG)[-1]["seconds"]
+    for delay in np.random.default_rng().uniform(0.0, seconds / 10, 5):
+        running = process(inputs, tmp_path, "killed")
+        wait_for_batches(running, log)
+        time.sleep(delay)
+        running.kill()
+        assert running.wait() == -signal.SIGKILL
+        assert not (tmp_path / "killed").exists()
+    assert process(inputs, tmp_path, "killed").wait() == 0
+    killed = load_model_file(tmp_path / "killed").params
+    jax.tree.map(np.testing.assert_array_equal, killed, whole)
+    steps = [
+        [entry["step"] for entry in load_log(tmp_path / f"{name}.training" / LOG)]
+        for name in ("whole", "killed")
+    ]
+    assert steps[0] == steps[1]
+
+
+def process(inputs, folder, out):
+    """The command, started."""
+    code = "from jxreg.cli import main; raise SystemExit(main())"
+    words = [str(inputs / "ct.nii.gz"), "--out", str(folder / out)]
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "train", *words, "--config", str(folder / "c.json")],
+        env={**os.environ, **cache, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def wait_for_batches(running, log):
+    """Until it has written to its log, which it cuts to the last checkpoint when it begins."""
+    least = np.inf
+    while running.poll() is None:
+        count = len(load_log(log)) if log.exists() else 0
+        if count > least:
+            return
+        least = min(least, count)
+        time.sleep(0.01)
 
 
 def test_a_network_is_a_start(inputs, trained, tmp_path, fake_register, capsys):

@@ -211,6 +211,8 @@ def minimise(
     zero = jnp.zeros((), scale.dtype)
     unit = jnp.eye(scale.size, dtype=scale.dtype)
 
+    # Compiled functions are traced once, for shapes and for the loop, whatever maps or batches it.
+    @jax.jit
     def see(pose) -> _Seen:
         def at(parameters):
             return problem.observe(motion.nudge(pose, scale * parameters))
@@ -218,6 +220,7 @@ def minimise(
         image, push = jax.linearize(at, jnp.zeros_like(scale))
         return _Seen(pose, image, jax.vmap(push)(unit))
 
+    @jax.jit
     def judge(seen: _Seen, terms) -> _Model:
         def at(parameters):
             image = seen.observation + jnp.tensordot(parameters, seen.columns, 1)
@@ -229,6 +232,7 @@ def minimise(
         jacobian = jax.vmap(push)(unit)
         return _Model(0.5 * (r @ r), product(jacobian, r), product(jacobian, jacobian.T))
 
+    @jax.jit
     def settle(seen: _Seen):
         return problem.settle(seen.pose, seen.observation)
 

@@ -270,6 +270,13 @@ def best_of(found: Found) -> jaxlie.SE3:
     return _at(found.pose, 0)
 
 
+def start_of(begun: jaxlie.SE3 | Found) -> tuple[jaxlie.SE3, Float[Array, ""]]:
+    """The one pose to begin with, and its lead: infinite where it was compared with none."""
+    if isinstance(begun, Found):
+        return best_of(begun), begun.lead
+    return begun, jnp.full((), jnp.inf, begun.wxyz_xyz.dtype)
+
+
 def rank_of(terms: Terms, valid: Float[Array, "rows columns"]) -> Rank:
     """How unlikely it is that image and DRR agree so well on so many pixels by chance."""
     kept = terms.mask.sum() / jnp.maximum(valid.sum(), 1.0)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from jxreg import alignment
 from jxreg.alignment import Aligned, Level, Prior
 from jxreg.camera import Camera
-from jxreg.candidates import Found, best_of, compare
+from jxreg.candidates import Found, compare, start_of
 from jxreg.confidence import SPREAD, Signals
 from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
@@ -167,9 +167,8 @@ def register(
         with the start as pose and a status that says so.
     """
     begun = begin(volume, frame, pose, config)
-    if isinstance(begun, Found):
-        return _register(volume, frame, best_of(begun), begun, config)
-    return _register(volume, frame, begun, None, config)
+    result = _register(volume, frame, *start_of(begun), config)
+    return replace(result, found=begun) if isinstance(begun, Found) else result
 
 
 def begin(
@@ -218,7 +217,11 @@ def initial_pose(volume: Volume, frame: Frame) -> jaxlie.SE3:
 @functools.partial(jax.jit, static_argnames="config")
 @full_precision
 def _register(
-    volume: Volume, frame: Frame, start: jaxlie.SE3, found: Found | None, config: RegisterConfig
+    volume: Volume,
+    frame: Frame,
+    start: jaxlie.SE3,
+    lead: Float[Array, ""],
+    config: RegisterConfig,
 ) -> Registration:
     levels = levels_of(config)
     finest = alignment.focus(volume, frame, start, max(level.pixels for level in levels))
@@ -237,8 +240,7 @@ def _register(
         Look(aligned.pose, aligned.terms),
         jnp.linalg.norm(last_step),
     )
-    if found is not None:
-        evidence = evidence._replace(lead=found.lead)
+    evidence = evidence._replace(lead=lead)
     status = judge(evidence, config.thresholds)
     return Registration(
         unless_hopeless(status, aligned.pose, start),
@@ -251,7 +253,6 @@ def _register(
         evidence.kept,
         trace,
         evidence.signals,
-        found=found,
     )
 
 

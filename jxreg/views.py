@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from jxreg import alignment
 from jxreg.alignment import Aligned, Level, Prior, Scene, Terms
-from jxreg.candidates import Found, best_of
+from jxreg.candidates import Found, start_of
 from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
 from jxreg.evidence import Look, evidence_of
@@ -90,11 +90,11 @@ def register_views(
     check_views(frames, camera_from_rig, config)
     if rig_from_world is None:
         rig_from_world = search_views(volume, frames, camera_from_rig, config=search_of(config))
-    found = None
-    if isinstance(rig_from_world, Found):
-        found, rig_from_world = rig_from_world, best_of(rig_from_world)
-    start = rig_of((rig_from_world,), camera_from_rig)
-    return solve((volume,), tuple(frames), start, config, geometry, found=found)[0]
+    pose, lead = start_of(rig_from_world)
+    start = rig_of((pose,), camera_from_rig)
+    (result,) = solve((volume,), tuple(frames), start, config, geometry, lead=lead)
+    found = rig_from_world if isinstance(rig_from_world, Found) else None
+    return replace(result, found=found)
 
 
 def check_views(
@@ -136,7 +136,7 @@ def solve(
     geometry: Geometry,
     others: tuple[Volume, ...] = (),
     other_poses: tuple[jaxlie.SE3, ...] = (),
-    found: Found | None = None,
+    lead: Float[Array, ""] | float = jnp.inf,
 ) -> tuple[Registration, ...]:
     """Registers bodies to images, all at once, from coarse to fine.
 
@@ -148,7 +148,7 @@ def solve(
         geometry: Static.
         others: Bodies that are in the images and stay where they are.
         other_poses: Their poses, `rig_from_world`.
-        found: What a search found of the one body, if there was one.
+        lead: By how much a search preferred this start to another one (`Found.lead`).
 
     Returns:
         A registration for each body.
@@ -191,7 +191,7 @@ def solve(
     for body, volume in enumerate(volumes):
         last = _Look(scenes[0], aligned.terms.views)
         looks = look(start, body), look(aligned.pose, body) if len(volumes) > 1 else last
-        result = _registration(body, volume, frames, looks, aligned, start, trace, config, found)
+        result = _registration(body, volume, frames, looks, aligned, start, trace, config, lead)
         results.append(result)
     return tuple(results)
 
@@ -234,17 +234,14 @@ def _registration(
     start: Rig,
     trace: Trace,
     config: RegisterConfig,
-    found: Found | None,
+    lead: Float[Array, ""] | float,
 ) -> Registration:
     """What was found of one body; `looks` are at the start and at the end."""
     path: Any = trace.pose
     own = trace._replace(pose=jax.tree.map(lambda x: x[:, body], path.bodies))
     begin, end = body_of(start, body), body_of(aligned.pose, body)
     each = _evidence(volume, frames, (start, aligned.pose), (begin, end), looks, own)
-    worst = _worst(each)
-    if found is not None:
-        worst = worst._replace(lead=found.lead)
-    status = judge(worst, config.thresholds)
+    status = judge(_worst(each)._replace(lead=lead), config.thresholds)
     cameras = [with_lens(f.camera, lens) for f, lens in zip(frames, aligned.pose.lens, strict=True)]
     views = Views(
         aligned.pose.cameras,
@@ -269,7 +266,6 @@ def _registration(
         views.kept.mean(),
         own,
         views=views,
-        found=found,
     )
 
 

@@ -12,6 +12,7 @@ from moving_bodies import BODIES, CAMERA, camera_at, landmarks, scan, xray
 from jxreg.alignment import Aligned, Level, Terms
 from jxreg.ascent import Climb
 from jxreg.camera import project_points
+from jxreg.candidates import Found
 from jxreg.errors import InputError
 from jxreg.frame import Frame
 from jxreg.metrics import mtre
@@ -62,6 +63,19 @@ def test_the_verdict_is_that_of_the_worst_image(volume, frames, start):
     assert int(result.views.status[1]) == Status.NO_SIGNAL
     assert int(result.views.status[0]) != Status.NO_SIGNAL
     np.testing.assert_array_equal(result.pose.wxyz_xyz, start.wxyz_xyz)
+
+
+def test_what_a_search_was_not_sure_of_is_ambiguous(volume, frames, start):
+    one, poses = jnp.ones(1), SE3(start.wxyz_xyz[None])
+    sure = Found(poses, one, one, one, jnp.int32(1), jnp.float32(jnp.inf), jnp.int32(1))
+    for found, status in (
+        (sure, Status.OK),
+        (sure._replace(lead=jnp.float32(0.0)), Status.AMBIGUOUS),
+    ):
+        result = register_views(volume, frames, CAMERAS, found, config=CONFIG)
+        assert int(result.status) == status
+        assert result.found is found
+        assert float(mtre(result.pose, SE3.identity(), LANDMARKS)) < 0.3
 
 
 @pytest.mark.slow

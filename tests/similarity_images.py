@@ -34,6 +34,7 @@ def jnp_pair():
     return tuple(jnp.asarray(image) for image in pair())
 
 
+@functools.cache  # the same function again is not compiled again
 def quick_jit(function):
     """`jax.jit` with little optimization: here compiling takes far longer than running."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})

@@ -231,20 +231,16 @@ def run_jobs(report: dict, wanted: list[Job], options: argparse.Namespace) -> No
 
 def table(report: dict) -> Table:
     """A line for each row."""
-    said = Table(
-        "", "pixels", "batch", "calls", "median", "p95", "frames/s", "first call (CPU)", box=None
-    )
+    said = Table(title=f"{report['cpu']}, {report['accelerator'] or 'no accelerator'}", box=None)
+    said.add_column("", no_wrap=True)
+    for name in ("pixels", "batch", "calls", "median ms", "p95 ms", "frames/s", "first s", "CPU s"):
+        said.add_column(name, justify="right", no_wrap=True)
     for row in report["runs"]:
         if row["ms"]:
-            said.add_row(
-                f"{row['what']}: {row['name']}",
-                str(row["pixels"]),
-                str(row["batch"]),
-                str(len(row["ms"])),
-                *(f"{row[name]:.3g} ms" for name in ("median_ms", "p95_ms")),
-                f"{row['frames_per_s']:.3g}",
-                f"{row['first_call_s']:.0f} s ({row['first_call_cpu_s']:.0f} s)",
-            )
+            counts = (str(number) for number in (row["pixels"], row["batch"], len(row["ms"])))
+            times = (f"{row[name]:.1f}" for name in ("median_ms", "p95_ms", "frames_per_s"))
+            firsts = (f"{row[name]:.0f}" for name in ("first_call_s", "first_call_cpu_s"))
+            said.add_row(f"{row['what']}: {row['name']}", *counts, *times, *firsts)
     return said
 
 

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from jxreg import drr, losses
 from jxreg.augmentation import LXPOSE
 from jxreg.errors import InputError
-from jxreg.nets import CBAM, InstanceNorm, PoseNet, pose_net, resnet18
+from jxreg.nets import CBAM, InstanceNorm, PoseNet, pose_net, resnet
 from jxreg.optimizer import OptimizerConfig
 from jxreg.pose import moved
 from jxreg.recipes.patients import Draw, PatientConfig, draw_sample, prepare
@@ -45,12 +45,14 @@ class LxposeConfig:
     geometry: Geometry = Geometry(pixels=256, pixel_mm=1.0882, source_to_isocenter=675.0)
     poses: GaussianOffset = GaussianOffset(scale=(50.0, 40.0, 75.0, 0.2, 0.25, 0.1))
     contrast: tuple[float, float] = (2.0, 2.0)
-    """Range of the factor on bone; one number in LXPose."""
+    """Range of the factor on bone in the X-ray, one number in LXPose; the DRR between has 1."""
     augmentation: bool = True
     """Salt and pepper, gamma, noise, sharpness, blur, plasma contrast, brightness and shadow."""
     patient: PatientConfig = PatientConfig()
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    """Residual blocks of each stage of both networks; these are ResNet-18."""
     width: int = 64
-    """Features of the first stage of both ResNet-18."""
+    """Features of the first stage of both."""
     attention: bool = True
     """CBAM after the last block (LXPose++)."""
     correction: float = 0.3
@@ -79,12 +81,13 @@ def build(config: LxposeConfig) -> Recipe:
     """The recipe of a configuration.
 
     Raises:
-        InputError: Images of less than 64 pixels, whose last maps have one place: InstanceNorm
-            leaves nothing of these.
+        InputError: Images so small (less than 64 pixels for a ResNet-18) that the last maps have
+            one place: InstanceNorm leaves nothing of these.
     """
-    if config.geometry.pixels < 64:
-        found = f"{config.geometry.pixels} for lxpose"
-        raise InputError("pixels", found, "64 or more", "give --pixels 128, or another recipe")
+    least = 2 ** (2 + len(config.blocks))
+    if config.geometry.pixels < least:
+        found, fix = f"{config.geometry.pixels} for lxpose", "give --pixels 128, or another recipe"
+        raise InputError("pixels", found, f"{least} or more", fix)
     augment = LXPOSE if config.augmentation else None
     draw = Draw(config.geometry, config.poses, SynthesisConfig(config.contrast, augment=augment))
     first, second = _net(config, 1, 1.0), _net(config, 2, config.correction)
@@ -131,10 +134,10 @@ def build(config: LxposeConfig) -> Recipe:
 
 
 def _net(config: LxposeConfig, channels: int, unit: float) -> PoseNet:
-    """ResNet-18 with affine-free InstanceNorm, axis-angle and translation."""
+    """ResNet with affine-free InstanceNorm, axis-angle and translation."""
     head = head_of(config.poses, "axis_angle", unit)
     last = CBAM if config.attention else None
-    backbone = resnet18(norm=InstanceNorm, width=config.width, last=last)
+    backbone = resnet(config.blocks, norm=InstanceNorm, width=config.width, last=last)
     size = (config.geometry.pixels, config.geometry.pixels)
     return pose_net(backbone, size, channels=channels, head=head)
 

@@ -7,7 +7,6 @@ one by one; the Dice of soft shadows has a gradient, that of xvr's masks has non
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +15,7 @@ from jaxtyping import Array, Float
 
 from jxreg import drr, losses
 from jxreg.augmentation import XVR
-from jxreg.nets import HeadConfig, Prediction, pose_net, resnet18, resnet34
+from jxreg.nets import HeadConfig, Prediction, pose_net, resnet
 from jxreg.optimizer import OptimizerConfig
 from jxreg.recipes.patients import Draw, PatientConfig, Sample
 from jxreg.recipes.recipe import Geometry, Patient, Recipe
@@ -49,10 +48,10 @@ class XvrConfig:
     augmentation: bool = True
     """CLAHE, gamma, blur, noise, sharpness, erasing, collimation, each with probability 1/3."""
     patient: PatientConfig = PatientConfig()
-    layers: Literal[18, 34] = 34
-    """Of the ResNet, with GroupNorm."""
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+    """Residual blocks of each stage of the ResNet, with GroupNorm; these are ResNet-34."""
     width: int = 64
-    """Features of its first stage."""
+    """Features of the first stage."""
     unit_mm: float = 1000.0
     """Translation that an output of 1 stands for."""
     image_weight: float = 1.0
@@ -78,7 +77,7 @@ def build(config: XvrConfig) -> Recipe:
     draw = Draw(config.geometry, config.poses, synthesis)
     unit = config.unit_mm
     head = HeadConfig("quaternion_adjugate", (unit, unit, unit), rotation_degrees=RAW_DEGREES)
-    backbone = (resnet18 if config.layers == 18 else resnet34)(width=config.width)
+    backbone = resnet(config.blocks, width=config.width)
     net = pose_net(backbone, (config.geometry.pixels, config.geometry.pixels), head=head)
 
     def sample_loss(said: Prediction, pose: SE3, drawn: Sample, patient: Patient):

@@ -8,8 +8,9 @@ seeds, each of weights and frames. All are judged on the same 128 frames that no
 that chose no weights; they are line integrals without augmentation.
 
 psss      A, A+B, A+C, A+B+C, (A+B+C)*, and what `jxreg.register` makes of the last, at 128 pixels
-lxpose    mPD of both stages; clean, with the eight augmentations, and with another contrast of bone
-          in the X-ray than in the DRR between
+psss-set  the same, trained on a fixed set of 1000 images, as PSSS is on some set
+lxpose    mPD of both stages: clean, with the eight augmentations, with another contrast of bone in
+          the X-ray than in the DRR between, of shorter and longer schedules and of smaller ranges
 diffpose  its eight parametrisations
 patches   registration as in DiffPose of whole simulated X-rays of 256 x 256 pixels, or of 100, 250
           or 500 patches of 13 x 13 that are drawn anew in each of 200 steps; seeds are cases, whose
@@ -64,10 +65,10 @@ SUCCESS_MM = 10.0
 Done = set[tuple[str, int]]
 
 
-def psss_rows(seeds: range, done: Done) -> Iterator[dict]:
+def psss_rows(table: str, seeds: range, done: Done) -> Iterator[dict]:
     """A row for each part of the ablation and seed, and one for the refinement."""
-    configs, ct = psss.ablated(reduced.PSSS), load(CT)
-    patient = psss.build(reduced.PSSS).prepare([ct])[0]
+    configs, ct = reduced.TABLES[table], load(CT)
+    patient = psss.build(configs["A"]).prepare([ct])[0]
     for seed in seeds:
         for name, config in configs.items():
             whole = name == "(A+B+C)*"
@@ -77,7 +78,9 @@ def psss_rows(seeds: range, done: Done) -> Iterator[dict]:
             params, minutes = trained(made, [patient], config.train, seed)
             yield row(name, seed, minutes) | judged(made, params, patient)
             if whole:
-                yield row(f"{name} + D", seed, 0.0) | refined(made, params, ct, seed)
+                began = time.process_time()
+                errors_ = refined(made, params, ct, seed)
+                yield row(f"{name} + D", seed, (time.process_time() - began) / 60) | errors_
 
 
 def lxpose_rows(seeds: range, done: Done) -> Iterator[dict]:
@@ -162,7 +165,8 @@ def start_of(case: int, geometry: Geometry, ct: jxreg.Volume) -> tuple[SE3, SE3]
 
 TABLES: dict[str, Callable[[range, Done], Iterator[dict]]] = {
     "lxpose": lxpose_rows,
-    "psss": psss_rows,
+    "psss": functools.partial(psss_rows, "psss"),
+    "psss-set": functools.partial(psss_rows, "psss-set"),
     "diffpose": diffpose_rows,
     "patches": patches_rows,
     "xvr": xvr_rows,
@@ -207,10 +211,16 @@ def row(variant: str, seed: int, minutes: float) -> dict:
 
 
 def judged(made: Recipe, params: Any, patient: Patient) -> dict:
-    """Errors of a network on the frames that none was trained on."""
+    """Errors of a network on the frames that none was trained on, and of the reference pose."""
     locate = jax.jit(jax.vmap(made.locate, in_axes=(None, None, 0)))
     found = locate(params, patient.volume, patient.fixed.images)
-    return errors(found, patient.fixed.poses, patient.landmarks, camera_of(made.geometry))
+    truths, points, camera = patient.fixed.poses, patient.landmarks, camera_of(made.geometry)
+    at_rest = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (len(truths.wxyz_xyz), 7)),
+        reference_pose(made.geometry, patient.volume.isocenter),
+    )
+    untrained = errors(at_rest, truths, points, camera)["mtre_mm"]
+    return errors(found, truths, points, camera) | {"reference_mtre_mm": untrained}
 
 
 def errors(found, truths, landmarks, camera) -> dict:
@@ -325,7 +335,7 @@ def main() -> None:
     options, console = parser.parse_args(), Console(width=140)
     new = setting(__doc__ or "") | timing.machine() | {"ct": CT, "config": {}, "summary": {}}
     report = resumed(options.out, new, ("ct",))
-    settings = {name: repr(reduced.TABLES[name]) for name in options.tables}
+    settings = {f"{n}: {v}": repr(c) for n in options.tables for v, c in reduced.TABLES[n].items()}
     changed = [n for n, each in settings.items() if report["config"].get(n, each) != each]
     if changed:
         raise SystemExit(f"{options.out}: other settings of {', '.join(changed)}; give --out")

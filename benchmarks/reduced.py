@@ -17,6 +17,7 @@ from jxreg.optimizer import OptimizerConfig
 from jxreg.parametrisation import PARAMETRISATIONS
 from jxreg.recipes import diffpose, lxpose, psss, xvr
 from jxreg.recipes.patients import PatientConfig
+from jxreg.sampling import GaussianOffset
 from jxreg.training import TrainConfig
 
 PIXELS = 32
@@ -69,6 +70,11 @@ LXPOSE = {
     "clean": _LXPOSE,
     "augmented": replace(_LXPOSE, augmentation=True),
     "bone x 2 in the X-ray only": replace(_LXPOSE, contrast=(2.0, 2.0)),
+    "clean, 400 batches": replace(_LXPOSE, train=schedule(400)),
+    "clean, half the range": replace(
+        _LXPOSE, poses=GaussianOffset(tuple(x / 2 for x in _LXPOSE.poses.scale))
+    ),
+    "augmented, 9000 batches": replace(_LXPOSE, augmentation=True, train=schedule(9000)),
 }
 
 _DIFFPOSE = replace(
@@ -114,5 +120,12 @@ XVR = replace(
 )
 """The foundation; a patient's model takes `recipe.finetuning` of it."""
 
-TABLES = {"lxpose": LXPOSE, "psss": PSSS, "diffpose": DIFFPOSE, "patches": PATCHES, "xvr": XVR}
-"""By the name of the table."""
+TABLES = {
+    "lxpose": LXPOSE,
+    "psss": psss.ablated(PSSS),
+    "psss-set": psss.ablated(replace(PSSS, images=1000)),
+    "diffpose": DIFFPOSE,
+    "patches": PATCHES,
+    "xvr": {"foundation": XVR},
+}
+"""Configurations of each table by variant."""

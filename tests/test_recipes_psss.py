@@ -11,17 +11,13 @@ from tiny_patient import patient_of
 from jxreg.curriculum import Curriculum
 from jxreg.io.config_entries import filled
 from jxreg.nets.efficientnet import B0
-from jxreg.optimizer import OptimizerConfig
 from jxreg.parametrisation import PARAMETRISATIONS
-from jxreg.phantoms import grid_around, pelvis_and_spine, voxelise
 from jxreg.pose import moved
 from jxreg.recipes import psss
-from jxreg.recipes.patients import PatientConfig, draw_sample
+from jxreg.recipes.patients import draw_sample
 from jxreg.recipes.recipe import reference_pose
 from jxreg.sampling import sample
 from jxreg.stepping import Task
-from jxreg.training import TrainConfig, fit
-from jxreg.volume import Volume
 
 TINY = dataclasses.replace(
     psss.CONFIG,
@@ -34,22 +30,6 @@ TINY = dataclasses.replace(
     heads=2,
     hidden=(16,),
 )
-SHORT = dataclasses.replace(
-    TINY,
-    patient=PatientConfig(validation=32, landmarks=20),
-    width=0.5,
-    decoder_width=32,
-    attention_width=32,
-    hidden=(64,),
-    train=TrainConfig(
-        steps=300,
-        batch=8,
-        validate_every=50,
-        optimizer=OptimizerConfig(rate=2e-3, warmup=30),
-        curriculum=psss.INCREMENTAL,
-    ),
-)
-"""The schedule of the factor in the recipe's docstring."""
 ROWS = psss.ablated(TINY)
 KEYS = jax.random.split(jax.random.key(3), 2)
 
@@ -159,18 +139,3 @@ def test_the_physics_is_an_option(patient):
 
     line, hardened = image(TINY), image(dataclasses.replace(TINY, physics=True))
     assert 0.005 < np.abs(line - hardened).mean() < 0.2
-
-
-@pytest.mark.slow
-def test_a_short_training_lowers_the_error():
-    """By the factor of the recipe's docstring, 1.40, or nearly; `-s` prints the values."""
-    phantom = pelvis_and_spine()
-    shape, affine = grid_around(phantom, 8.0)
-    mu = np.asarray(voxelise(phantom, shape, affine).mu).sum(0)
-    made = psss.build(SHORT)
-    patients = made.prepare([Volume.from_array(mu, affine, pyramid_mm=())])
-    params = jax.jit(made.task.init)(jax.random.key(0))
-    before = float(jax.jit(made.task.validate)(params, patients[0])["mtre"])
-    after = fit(made.task, patients, made.train, report=print).standing.best
-    print(f"mTRE {before:.1f} mm before, {after:.1f} mm after: a factor of {before / after:.2f}")
-    assert before / after > 1.2

@@ -308,7 +308,8 @@ def shown(name: str, rows: list[dict]) -> Table:
         table.add_column(column, justify="left" if column == "variant" else "right")
     paired = against_first(rows)
     for variant, line in lines(rows).items():
-        mtre, mpd, first = (line.get(key) for key in ("mtre_mm", "mpd_mm", "first_mpd_mm"))
+        keys = ("mtre_mm", "mpd_mm", "first_mpd_mm", "minutes")
+        mtre, mpd, first, minutes = (line.get(key) for key in keys)
         change = paired.get(variant)
         table.add_row(
             variant,
@@ -320,7 +321,7 @@ def shown(name: str, rows: list[dict]) -> Table:
             f"{change['mean']:+.2f}, lower in {change['lower']} of {change['of']}"
             if change
             else "",
-            f"{line['minutes']['mean']:.1f}",
+            f"{minutes['mean']:.1f}" if minutes else "",
         )
     return table
 

@@ -50,7 +50,7 @@ def units(config: HeadConfig) -> tuple[np.ndarray, np.ndarray]:
         )
     entry = PARAMETRISATIONS[name]
     with jax.ensure_compile_time_eval():
-        at_rest = np.asarray(entry.numbers(SE3.identity()), np.float32)
+        at_rest = np.asarray(jax.jit(entry.numbers)(SE3.identity()), np.float32)
     turn = np.deg2rad(config.rotation_degrees) * _PER_RADIAN.get(name, 1.0)
     scale = np.full(entry.size, turn, np.float32)
     scale[:3] = config.translation_mm

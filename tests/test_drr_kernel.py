@@ -25,10 +25,15 @@ def captured(kind, monkeypatch, volume, camera, pose):
         taken.append(rays)
         return jnp.zeros((mu.shape[0], rays.p.shape[1]))
 
+    @jax.jit  # rather than each operation for itself
+    def rays_of(volume, camera, pose):
+        drr.render(volume, camera, pose, getattr(drr, kind)())
+        return taken[0]
+
     monkeypatch.setattr(module, "line_sum", take)
-    drr.render(volume, camera, pose, getattr(drr, kind)())
+    rays = rays_of(volume, camera, pose)
     monkeypatch.undo()
-    return taken[0]
+    return rays
 
 
 def scene(channel_count=1):

@@ -7,7 +7,8 @@ Protocol: true poses are drawn from the range that the network was trained for; 
 pixels, of its field of view, are made by `simulated_xray` (another algorithm, spectrum, scatter,
 noise, 12 bits). In `collimated` each side is closed by 15 %, in `truncated` the registered CT lacks
 30 mm at each end, in `noisy` there are 500 photons a pixel in air instead of 20 000. `network` is
-its pose alone, `refined` what `jxreg.register` makes of it, `search` the registration from
+its pose alone, `refined` what `jxreg.register` makes of it and, if that is not OK, of several
+poses of the network, `search` the registration from
 `jxreg.search` over the same angles and depths. Times are of one frame, from the image on the device
 to the pose, compiled before; the library of the search is apart. Errors are those of bone.
 """
@@ -35,7 +36,7 @@ import jxreg
 from jxreg import metrics
 from jxreg.global_search import SearchConfig, make_library
 from jxreg.pose import moved
-from jxreg.recipes.model import Model, config_of, load_model, locate, starter
+from jxreg.recipes.model import Model, Several, config_of, load_model, locate, starter
 from jxreg.recipes.recipe import Geometry, camera_of, reference_pose
 from jxreg.sampling import UniformEuler, sample
 
@@ -104,12 +105,14 @@ def run(
     setup: Setup, model: Model, config: SearchConfig, cases: range, searched: int
 ) -> Iterator[dict]:
     """A row for each case and method; the first so many cases are searched too."""
-    volume, library, start = setup.registered, None, starter(model)
+    volume, library = setup.registered, None
+    refine = functools.partial(jxreg.register, pose=starter(model), again=starter(model, Several()))
     for number in cases:
         truth = setup.truth(number)
         frame = jax.block_until_ready(setup.frame(number, truth))
         if number == cases.start:
-            jax.block_until_ready(jxreg.register(volume, frame, start))
+            jax.block_until_ready(refine(volume, frame))
+            jax.block_until_ready(jxreg.register(volume, frame, starter(model, Several())))
         if library is None and number < searched:
             library = make_library(volume, frame.camera, config=config)
             _searched(volume, frame, config, library)
@@ -120,7 +123,7 @@ def run(
         }
         yield {"case": number, "method": "network", "seconds": seconds, **alone}
         calls = {
-            "refined": functools.partial(jxreg.register, volume, frame, start),
+            "refined": functools.partial(refine, volume, frame),
             "search": functools.partial(_searched, volume, frame, config, library),
         }
         for method in methods_of(number, searched)[1:]:

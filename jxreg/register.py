@@ -149,6 +149,7 @@ def register(
     frame: Frame,
     pose: Start | None = None,
     *,
+    again: Start | None = None,
     config: RegisterConfig = RegisterConfig(),
 ) -> Registration:
     """Finds the pose of the camera that took one X-ray image.
@@ -160,6 +161,8 @@ def register(
             starts to compare (a leading axis), or a function of volume and frame that gives one of
             these, such as a network (`recipes.model.starter`). By default the positioner angles
             that came with the image; if none did, the image is searched.
+        again: Another start, for an image whose verdict is not OK (`retried`), such as several
+            poses of a network that told one.
         config: What to do; static.
 
     Returns:
@@ -168,7 +171,39 @@ def register(
     """
     begun = begin(volume, frame, pose, config)
     result = _register(volume, frame, *start_of(begun), config)
-    return replace(result, found=begun) if isinstance(begun, Found) else result
+    result = replace(result, found=begun) if isinstance(begun, Found) else result
+    return result if again is None else retried(result, volume, frame, again, config)
+
+
+def retried(
+    first: Registration, volume: Volume, frame: Frame, again: Start, config: RegisterConfig
+) -> Registration:
+    """A second try for a registration that is not OK.
+
+    In compiled code it costs its time only where it is needed, but under `vmap` always.
+
+    Args:
+        first: The registration. If it is OK, or nothing can be done with its input, it is the
+            result.
+        volume: As of `register`.
+        frame: As of `register`.
+        again: Where to begin.
+        config: As of `register`.
+
+    Returns:
+        The second registration if it is OK or more probable, else the first one; `found` is of the
+        first one in any case.
+    """
+
+    def second() -> Registration:
+        other = replace(register(volume, frame, again, config=config), found=first.found)
+        better = (other.status == Status.OK) | (other.probability > first.probability)
+        return jax.tree.map(lambda a, b: jnp.where(better, a, b), other, first)
+
+    done = jnp.isin(first.status, jnp.array((Status.OK, *HOPELESS)))
+    if isinstance(done, jax.core.Tracer):
+        return jax.lax.cond(done, lambda: first, second)
+    return first if done else second()
 
 
 def begin(

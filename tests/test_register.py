@@ -17,7 +17,7 @@ from jxreg.errors import InputError
 from jxreg.frame import Frame
 from jxreg.metrics import mrpd, mtre
 from jxreg.pose import CArm, from_carm, perturb
-from jxreg.register import Level, RegisterConfig, initial_pose, register
+from jxreg.register import Level, RegisterConfig, initial_pose, register, retried
 from jxreg.verdict import Evidence, Status, Thresholds, judge
 
 CONFIG = RegisterConfig(levels=(Level(32, 1, sigma=0.1, steps=8), Level(64, 0, steps=8)))
@@ -132,6 +132,24 @@ def test_one_frame_alone_equals_the_batch(case, batch):
     assert int(alone.status) == int(together.status)
     # Sums run in another order, over 16 steps.
     assert float(mtre(alone.pose, together.pose, LANDMARKS)) < 0.05
+
+
+def test_what_is_not_ok_is_tried_again(case, batch):
+    volume, image, _, start = case
+    frame = Frame(image, CAMERA)
+
+    def never(volume, frame):
+        raise AssertionError("nothing to try again")
+
+    second = retried(batch[0]["noise"], volume, frame, lambda volume, frame: start, CONFIG)
+    assert int(second.status) == Status.OK
+    for name in ("good", "black"):
+        assert retried(batch[0][name], volume, frame, never, CONFIG) is batch[0][name]
+    noise = Frame(jax.random.normal(jax.random.key(0), image.shape), CAMERA)
+    worse = retried(replace(second, status=Status.SUSPECT), volume, noise, start, CONFIG)
+    np.testing.assert_array_equal(worse.pose.wxyz_xyz, second.pose.wxyz_xyz)
+    traced = jax.eval_shape(lambda f: register(volume, f, start, again=start, config=CONFIG), frame)
+    assert jax.tree.structure(traced) == jax.tree.structure(second)
 
 
 def test_a_similarity_without_features_is_climbed_too(case):

@@ -13,7 +13,7 @@ from jxreg.cli.options import (
     check_pose_options,
     read_volume,
 )
-from jxreg.cli.starts import StartOptions, check_start_options, finder
+from jxreg.cli.starts import StartOptions, check_start_options, finders
 from jxreg.detect import Detect
 
 if TYPE_CHECKING:
@@ -93,13 +93,15 @@ def _register_and_write(console, path, volume, tasks, start, config, out, second
     inputs = input_entry("volume", path)
     make_folder(out)  # now, so that no registration is lost to a folder that cannot be written
     folders = {t.name: make_folder(out if len(tasks) == 1 else out / t.name) for t in tasks}
-    records, find = [], finder(start, config)
+    records, (find, again) = [], finders(start, config)
     for chunk in chunks_alike(tasks):
         count, spent = len(chunk), dict(seconds)
         what = chunk[0].title if count == 1 else f"{count} frames, from {chunk[0].title}"
         with step(console, f"register {what}", spent):
             chunk = _with_starts(volume, chunk, find, config)
             results = register_chunk(volume, chunk, config)
+            if again is not None:
+                results = _retried(volume, chunk, results, again, config)
         spent["register"] = spent.pop(f"register {what}") / count
         for task, result in zip(chunk, results, strict=True):
             context = Context(
@@ -131,6 +133,24 @@ def _with_starts(
         if task.start is None
         else task
         for task in tasks
+    ]
+
+
+def _retried(
+    volume: "Volume",
+    tasks: "list[Task]",
+    results: "list[Registration]",
+    again: "Finder",
+    config: "RegisterConfig",
+) -> "list[Registration]":
+    """The results; those that are not OK begin again, one by one."""
+    import jax
+
+    from jxreg.register import retried
+
+    return [
+        jax.block_until_ready(retried(result, volume, task.frame, again, config))
+        for task, result in zip(tasks, results, strict=True)
     ]
 
 

@@ -34,7 +34,8 @@ class StartOptions:
     net: Path | None = None
     """Network that says where to begin: a file that `jxreg train` wrote."""
     several: bool = False
-    """With --net: several starts of it, the image shown turned to both sides, are compared."""
+    """With --net: compare several starts of it at once, the image shown turned to both sides; else
+    only where the first registration does not pass its checks."""
     antipodal: bool = False
     """With --net: compare with the view from behind too."""
 
@@ -122,8 +123,11 @@ def _from_landmarks(frame: "Frame", path: Path, marks: Path) -> "tuple[jaxlie.SE
     return located.pose, f"{fits.sum()} of {len(fits)} landmarks of {marks.name}"
 
 
-def finder(start: StartOptions, config: "RegisterConfig") -> "Finder":
+def finders(start: StartOptions, config: "RegisterConfig") -> "tuple[Finder, Finder | None]":
     """What finds a start in an image for which none was given: the network, or a search.
+
+    With it comes what a registration is begun with again if it is not OK: several poses of a
+    network that told one.
 
     Raises:
         InputError: The file of the network is refused.
@@ -132,10 +136,12 @@ def finder(start: StartOptions, config: "RegisterConfig") -> "Finder":
     from jxreg.register import search_of
 
     if start.net is None:
-        return searcher(search_of(config))
-    rolls = Several().rolls_degrees if start.several else (0.0,)
-    several = Several(rolls, start.antipodal) if start.several or start.antipodal else None
-    return starter(load_model(start.net), several)
+        return searcher(search_of(config)), None
+    model, several = load_model(start.net), Several(antipodal=start.antipodal)
+    if start.several:
+        return starter(model, several), None
+    one = Several((0.0,), antipodal=True) if start.antipodal else None
+    return starter(model, one), starter(model, several)
 
 
 def searcher(config: "SearchConfig") -> "Finder":

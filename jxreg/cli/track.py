@@ -16,7 +16,7 @@ from jxreg.cli.options import (
     read_volume,
 )
 from jxreg.cli.register import exit_code
-from jxreg.cli.starts import StartOptions, check_start_options, finder
+from jxreg.cli.starts import StartOptions, check_start_options, finders
 from jxreg.detect import Detect
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def run_track(
     tasks[0] = with_start(loaded, tasks[0], pose, start)
     find = None
     if tasks[0].start is None:
-        find = finder(start, chosen.first or chosen.each)
+        find, _ = finders(start, chosen.first or chosen.each)
     if start.net is not None and config is None:
         chosen = replace(chosen, searches=len(tasks))  # a network takes no time
     run = _follow(console, loaded, tasks, find, chosen)

@@ -17,11 +17,10 @@ the input, and its weight; the schedule; and all of incremental learning: the le
 (`images`). What differs: GroupNorm for BatchNorm; images are made anew in every batch by default,
 where PSSS has a set of them; numbers of the network are multiples of the half range.
 
-At reduced scale (32 pixels, a network of four blocks, line integrals, 1500 batches of 16, a minute of
-one core) the mTRE of unseen frames of a chest CT falls by a factor of 7.8 with A alone (40.1 to
-5.1 mm), of 7.6 with A, B and C and of 5.5 with incremental learning; the refinement makes 0.2 mm of
-it. So the poster's order is not seen there: see the README and
-`python benchmarks/bench_ablation.py --tables psss`.
+At reduced scale (32 pixels, a network of four blocks, line integrals, 1500 batches of 16, a minute
+of one core) the mTRE of unseen frames of a chest CT falls by a factor of 7.8 with A alone (40.1 to
+5.1 mm), of 7.6 with A, B and C and of 5.5 with incremental learning; the refinement leaves 0.2 mm.
+The poster's order is not seen there: `python benchmarks/bench_ablation.py --tables psss`.
 """
 
 import functools

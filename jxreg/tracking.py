@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jxreg import alignment
 from jxreg.alignment import Level
-from jxreg.candidates import Found, best_of
+from jxreg.candidates import Found, start_of
 from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
 from jxreg.evidence import Look, evidence_of
@@ -162,8 +162,7 @@ def _refined(
 ) -> tuple[jaxlie.SE3, Int[Array, ""]]:
     """A start, refined, and its status."""
     if config.first is None:
-        begun = begin(volume, frame, pose, config.each)
-        return best_of(begun) if isinstance(begun, Found) else begun, jnp.int32(Status.OK)
+        return start_of(begin(volume, frame, pose, config.each))[0], jnp.int32(Status.OK)
     result = register(volume, frame, pose, config=config.first)
     return result.pose, result.status
 

@@ -8,6 +8,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_recipe
@@ -200,19 +201,19 @@ def test_register_takes_a_network(inputs, trained, monkeypatch):
     frame = jax.tree.map(lambda leaf: leaf[0], load_frames(inputs / "a.npy"))
     model, seen = load_model(trained), []
 
-    def registered(volume, frame, start, found, config):
-        seen.append((start, found))
+    def registered(volume, frame, start, lead, config):
+        seen.append(start)
         return a_registration(0, start)
 
     monkeypatch.setattr(REGISTER, "_register", registered)
 
     def compared(volume, frame, poses, **_):
-        return Found(poses, *[None] * 6)
+        return Found(poses, *[None] * 4, lead=jnp.float32(1.0), rounds=None)
 
     monkeypatch.setattr(REGISTER, "compare", compared)
-    REGISTER.register(volume, frame, starter(model))
-    REGISTER.register(volume, frame, starter(model, Several((0.0,), antipodal=True)))
-    (one, nothing), (best, found) = seen
-    assert nothing is None
-    assert found.pose.wxyz_xyz.shape == (2, 7)
+    alone = REGISTER.register(volume, frame, starter(model))
+    compared_ = REGISTER.register(volume, frame, starter(model, Several((0.0,), antipodal=True)))
+    one, best = seen
+    assert alone.found is None
+    assert compared_.found.pose.wxyz_xyz.shape == (2, 7)
     np.testing.assert_allclose(one.wxyz_xyz, best.wxyz_xyz, atol=1e-5)

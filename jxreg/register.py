@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import jaxlie
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jxreg import alignment
@@ -201,7 +202,7 @@ def retried(
         return jax.tree.map(lambda a, b: jnp.where(better, a, b), other, first)
 
     done = jnp.isin(first.status, jnp.array((Status.OK, *HOPELESS)))
-    if isinstance(done, jax.core.Tracer):
+    if isinstance(done, Tracer):
         return jax.lax.cond(done, lambda: first, second)
     return first if done else second()
 

@@ -17,7 +17,7 @@ translations is that of the isocenter as the camera sees it. The sparse patches 
 are `Climb.patches` of a registration.
 
 At reduced scale (32 pixels, a network of two blocks, 1500 batches of 8, half a minute of one core)
-the mTRE of unseen frames of a chest CT falls by a factor of 2.0 (125.8 to 63.5 mm):
+the mTRE of unseen frames of a chest CT falls by a factor of 2.0 (125.8 to 63.7 mm):
 `python benchmarks/bench_ablation.py --tables diffpose`.
 """
 

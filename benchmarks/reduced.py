@@ -7,10 +7,9 @@ at full size, 4 x 4 in xvr), and 1500 to 3000 batches. The rate is higher, as th
 
 from dataclasses import replace
 
-from optimisers import NO_PRIOR
+import optimisers
 
 from jxreg import RegisterConfig
-from jxreg.alignment import Level
 from jxreg.ascent import Climb
 from jxreg.curriculum import Curriculum
 from jxreg.optimizer import OptimizerConfig
@@ -90,18 +89,11 @@ DIFFPOSE = {name: replace(_DIFFPOSE, parametrisation=name) for name in PARAMETRI
 
 def _sparse(patches: int | None) -> RegisterConfig:
     """DiffPose's refinement, see `optimisers.diffpose`, in fewer steps and with coarser voxels."""
-    climb = Climb(
-        steps=200,
-        repeats=1,
-        shift=7.5,
-        rotation=0.0075,
-        schedule="exponential",
-        last=0.9**20,
-        parametrisation="se3_log",
-        patches=patches,
-    )
+    (level,) = optimisers.diffpose().levels
+    climb = replace(level.climb or Climb(), steps=200, patches=patches)
     similarity = "ncc" if patches else "multiscale_ncc"
-    return RegisterConfig((Level(256, 2, similarity=similarity, climb=climb),), prior=NO_PRIOR)
+    level = replace(level, voxels=2, similarity=similarity, climb=climb)
+    return replace(optimisers.diffpose(), levels=(level,))
 
 
 PATCHES = {

@@ -25,8 +25,10 @@ from jxreg.phantoms import grid_around, pelvis_and_spine, voxelise
 from jxreg.pose import from_carm, rotation_angle
 from jxreg.recipes import own
 from jxreg.recipes.model import Several, _turned, locator, shown
-from jxreg.recipes.patients import PatientConfig
+from jxreg.recipes.patients import Draw, PatientConfig, prepare
 from jxreg.recipes.recipe import Geometry, Recipe, camera_of, finetuning, reference_pose
+from jxreg.sampling import UniformEuler
+from jxreg.synthesis import SynthesisConfig
 from jxreg.training import fit
 from jxreg.volume import Volume
 
@@ -98,6 +100,22 @@ def test_a_configuration_survives_json(name):
 def test_a_configuration_that_does_not_fit_is_refused(entries, words):
     with pytest.raises(InputError, match=words):
         filled(own.CONFIG, entries, "file")
+
+
+def test_finetuning_is_that_of_xvr():
+    train = finetuning(recipes.default_config("xvr").train)
+    optimizer = train.optimizer
+    assert (train.steps, train.batch, optimizer.warmup, optimizer.accumulate) == (500, 116, 10, 1)
+
+
+@pytest.mark.parametrize(
+    "poses, words",
+    [(UniformEuler(), "volumes: none"), (UniformEuler((3.0, -3.0)), "pose sampler")],
+)
+def test_nothing_to_train_on_is_refused(poses, words):
+    draw = Draw(Geometry(), poses, SynthesisConfig())
+    with pytest.raises(InputError, match=words):
+        prepare([], draw, PatientConfig())
 
 
 def test_an_image_is_resampled_to_another_camera(volume):

@@ -11,10 +11,11 @@ from jaxlie import SE3
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from jxreg.camera import Camera
+from jxreg.errors import InputError
 from jxreg.physics.intensity import ct
 from jxreg.pose import moved
 from jxreg.recipes.recipe import Fixed, Geometry, Patient, camera_of, reference_pose
-from jxreg.sampling import Sampler, sample
+from jxreg.sampling import Sampler, checked, sample
 from jxreg.simulation import hounsfield
 from jxreg.surface import automatic_landmarks
 from jxreg.synthesis import SynthesisConfig, Synthetic, frame, padded, training_volume
@@ -90,8 +91,11 @@ def prepare(volumes: Sequence[Volume], draw: Draw, config: PatientConfig) -> lis
         config: How volumes are prepared.
 
     Raises:
-        InputError: A volume has channels.
+        InputError: There is no volume, one has channels, or the pose range makes no sense.
     """
+    checked(draw.sampler)
+    if not volumes:
+        raise InputError("volumes", "none", "one or more", "name the CT to train on")
     camera, distance = camera_of(draw.geometry), draw.geometry.source_to_isocenter
     model = ct if config.bone else None
     coarse = [

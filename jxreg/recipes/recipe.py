@@ -92,8 +92,12 @@ class Recipe(NamedTuple):
 
 
 def finetuning(config: TrainConfig, steps: int = 500) -> TrainConfig:
-    """A short training that begins with the weights of a long one (500 batches in xvr)."""
-    optimizer = replace(config.optimizer, warmup=min(10, config.optimizer.warmup))
+    """A short training that begins with the weights of a long one.
+
+    As in xvr: 500 batches, each of them a step, 10 of them to warm up.
+    """
+    warmup = min(10, config.optimizer.warmup)
+    optimizer = replace(config.optimizer, warmup=warmup, accumulate=1)
     every = min(config.validate_every, max(1, steps // 5))
     return replace(
         config,

@@ -5,8 +5,9 @@ the right optimum, some 30 mm and 10 degrees, not the last millimetre. It learns
 of landmarks in camera axes, where the depth, which an image hardly tells, counts less.
 
 On a chest CT the mTRE of the validation set, whose frames are augmented as in training, falls by a
-factor of 2.3 between batch 500 and the last one (53.8 to 23.0 mm); that of X-rays which another
-renderer made is 8.4 mm, and `jxreg.register` brings 200 of 200 of them below 1 mm (mRPD):
+factor of 2.3 between batch 500 and the best one (53.8 to 23.0 mm); that of X-rays which another
+renderer made is 11.1 mm (median 8.4 mm), and `jxreg.register` brings 200 of 200 of them below 1 mm
+(mRPD):
 `benchmarks/bench_recipes.py`.
 """
 

@@ -103,7 +103,7 @@ class PSSSConfig:
     """Images of the training set, which grows with the level; 0 for new ones in every batch, whose
     pose range grows instead."""
     replay: float = 0.25
-    """Share of samples of smaller pose ranges while a curriculum widens them."""
+    """Share of samples of smaller pose ranges, to the end, where a curriculum widens them."""
     train: TrainConfig = TrainConfig(
         steps=20_000,
         batch=16,

@@ -76,7 +76,7 @@ class Standing(NamedTuple):
     mark: float
     """The value that the next one has to be better than by `gain`."""
     stale: int
-    """Validations since the mark was set."""
+    """Validations since the mark was set, or a new level came."""
     stage: int
     """Of the curriculum."""
 
@@ -181,7 +181,8 @@ def _stretch(
     entry = {"step": end} | {name: float(total) / (end - first) for name, total in sums.items()}
     speed = (end - first) * config.batch / (time.perf_counter() - begun)
     entry |= {"level": level, "frames_per_s": speed}
-    return learner, standing._replace(step=end, stage=stage), entry
+    stale = standing.stale if stage == standing.stage else 0
+    return learner, standing._replace(step=end, stage=stage, stale=stale), entry
 
 
 def _turn(step: int, end: int, patients: int, config: TrainConfig) -> tuple[int, int]:

@@ -19,8 +19,8 @@ from jxreg.errors import InputError
 from jxreg.io.boundary import InputWarning
 from jxreg.io.train_log import append, load_log, truncate
 from jxreg.optimizer import OptimizerConfig, make_optimizer, rate_at
-from jxreg.stepping import Plan, compiled
-from jxreg.training import Task, TrainConfig, check_alike, fit
+from jxreg.stepping import Learner, Machine, Plan, Tally, compiled
+from jxreg.training import FRESH, Task, TrainConfig, _stretch, check_alike, fit
 
 SCRIPT = Path(__file__).parent / "tiny_training.py"
 SHORT = replace(CONFIG, steps=12, validate_every=4)
@@ -240,6 +240,20 @@ def test_a_new_level_comes_when_the_validation_stalls():
     levels = {entry["step"]: entry["level"] for entry in entries if "level" in entry}
     assert [levels[step] for step in (4, 8, 12, 16)] == pytest.approx([0.2, 0.2, 0.6, 1.0])
     assert min(levels[step] for step in range(16, 49, 4)) == 1.0
+
+
+def test_a_level_that_comes_in_its_time_is_given_patience():
+    learner, tally = Learner(*[None] * 4), Tally({}, -1)
+    machine = Machine(*[None] * 6)._replace(
+        tally=lambda: tally, advance=lambda learner, *_: (learner, tally)
+    )
+    curriculum = Curriculum(first=0.5, stages=2, until=0.5)
+    config = replace(CONFIG, block=8, patience=2, curriculum=curriculum)
+    for step, expected in ((8, (0, 5)), (24, (1, 0))):
+        standing = FRESH._replace(step=step, stale=5)
+        _, after, entry = _stretch(machine, learner, standing, PATIENTS[:1], config)
+        assert (after.stage, after.stale) == expected
+        assert entry["level"] == (0.5, 1.0)[after.stage]
 
 
 def test_patients_take_turns_without_compiling_again(caplog):

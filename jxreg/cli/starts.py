@@ -35,7 +35,7 @@ class StartOptions:
     """Network that says where to begin: a file that `jxreg train` wrote."""
     several: bool = False
     """With --net: compare several starts of it at once, the image shown turned to both sides; else
-    only where the first registration does not pass its checks."""
+    `jxreg register` does so only where the first registration does not pass its checks."""
     antipodal: bool = False
     """With --net: compare with the view from behind too."""
 

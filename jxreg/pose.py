@@ -147,17 +147,24 @@ def moved(pose: SE3, motion: SE3, pivot: Point) -> SE3:
     )
 
 
+@full_precision
 def antipodal(pose: SE3, pivot: Point) -> SE3:
-    """The view from the other side: half a turn about the image's vertical through a point.
+    """The view from the other side that a patient whose left is like the right looks the same from.
 
-    Anatomy that is alike on both sides looks much the same from there, which is how front and back
-    get mixed up.
+    It is how front and back get mixed up. Mirrored at the sagittal plane through the point such a
+    patient is as before, and mirrored along the beam the shadow is, but for perspective: the
+    rotation is diag(1, 1, -1) R diag(-1, 1, 1), which for a view from the front is half a turn
+    about the patient's axis (xvr takes the same: the orbit's angle a becomes pi - a, the tilt's
+    sign changes).
 
     Args:
         pose: Pose, `camera_from_world`.
         pivot: World point that stays where it is [mm]; as a rule the isocenter.
     """
-    return perturb(pose, jnp.array([0.0, 0.0, 0.0, 0.0, jnp.pi, 0.0]), pivot)
+    turned = SO3.from_z_radians(jnp.pi) @ pose.rotation() @ SO3.from_x_radians(jnp.pi)
+    rotation = turned.normalize()
+    swing = rotation.apply(jnp.asarray(pivot, pose.wxyz_xyz.dtype)) - _arm(pose, pivot)
+    return SE3.from_rotation_and_translation(rotation, pose.translation() - swing)
 
 
 @full_precision

@@ -25,6 +25,7 @@ read_carm = jax.jit(partial(to_carm, source_to_isocenter=DISTANCE, isocenter=ISO
 moved = jax.jit(perturb)
 path = jax.jit(poses.interpolate)
 between = jax.jit(twist_between)
+behind = jax.jit(poses.antipodal)
 examples = settings(max_examples=40, deadline=None)
 
 
@@ -205,6 +206,17 @@ def test_a_pure_rotation_leaves_the_pivot_where_it_is(angles, rotation, pivot):
     start = carm(*angles)
     end = moved(start, np.concatenate([np.zeros(3), rotation]), pivot)
     np.testing.assert_allclose(end.apply(pivot), start.apply(pivot), atol=TIGHT)
+
+
+@examples
+@given(angles, vectors(200), vectors(100))
+def test_a_symmetric_patient_looks_the_same_from_the_antipodal_view(angles, pivot, way):
+    """Its points stay across the beam and change sides along it."""
+    pose = carm(*angles)
+    other = behind(pose, pivot)
+    here = pose.apply(pivot + way) - pose.apply(pivot)
+    there = other.apply(pivot + way * np.array([-1.0, 1.0, 1.0])) - pose.apply(pivot)
+    np.testing.assert_allclose(there, here * np.array([1.0, 1.0, -1.0]), atol=TIGHT)
 
 
 def test_a_zero_twist_changes_nothing_but_rounding():

@@ -194,22 +194,16 @@ def measure(job: Job, row: dict, calls: int, until: float) -> None:
     """Adds calls to a row until it has as many, or the clock says so."""
     run = job.make()
     began = time.process_time()
-    seconds = _milliseconds(run) / 1e3
+    _, seconds = timing.timed(run)
     if "first_call_s" not in row:
         row |= {"first_call_s": seconds, "first_call_cpu_s": time.process_time() - began}
     run()
     while len(row["ms"]) < calls and time.monotonic() < until:
-        row["ms"].append(round(_milliseconds(run), 6))
+        row["ms"].append(round(timing.timed(run)[1] * 1e3, 6))
     if row["ms"]:
         row["median_ms"] = float(np.median(row["ms"]))
         row["p95_ms"] = float(np.percentile(row["ms"], 95))
         row["frames_per_s"] = job.frames * 1e3 / row["median_ms"]
-
-
-def _milliseconds(run: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    run()
-    return (time.perf_counter() - began) * 1e3
 
 
 def run_jobs(report: dict, wanted: list[Job], options: argparse.Namespace) -> None:

@@ -82,7 +82,7 @@ def frame(
 ) -> Synthetic:
     """One frame; arguments as of `frames`."""
     contrast_key, exposure_key, augment_key = jax.random.split(key, 3)
-    channels = _channels(volume, camera, pose)
+    channels = line_integrals(volume, camera, pose)
     contrast = drawn_contrast(contrast_key, channels.shape[0], config.contrast)
     visible = contrast[:, None, None] * channels
     clean = visible.sum(0)
@@ -95,11 +95,19 @@ def frame(
     return Synthetic(image, clean, _weight(channels, config), channels, contrast)
 
 
+def line_integrals(
+    volume: Volume, camera: Camera, pose: SE3
+) -> Float[Array, "channels rows columns"]:
+    """DRR of each channel, of a volume without channels the only one."""
+    lengths = drr.render(volume, camera, pose, drr.joseph())
+    return lengths.reshape(-1, *camera.image_size)
+
+
 def projected(
     volume: Volume, camera: Camera, pose: SE3, contrast: Float[Array, " channels"]
 ) -> Float[Array, "rows columns"]:
     """The DRR with the contrast of a frame, differentiable in the pose: to compare with `clean`."""
-    return jnp.tensordot(contrast, _channels(volume, camera, pose), 1)
+    return jnp.tensordot(contrast, line_integrals(volume, camera, pose), 1)
 
 
 def drawn_contrast(
@@ -201,11 +209,6 @@ def _by_label(mu: np.ndarray, labels: np.ndarray) -> Float[Array, "channels x y 
     kept = np.concatenate([[0], found])
     which = np.where(labels > 0, labels, 0)
     return jnp.asarray(np.stack([np.where(which == one, mu, 0) for one in kept]))
-
-
-def _channels(volume: Volume, camera: Camera, pose: SE3) -> Float[Array, "channels rows columns"]:
-    lengths = drr.render(volume, camera, pose, drr.joseph())
-    return lengths.reshape(-1, *camera.image_size)
 
 
 def _weight(channels: Float[Array, "channels rows columns"], config: SynthesisConfig):

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxlie import SE3
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from jxreg import drr, losses
+from jxreg import losses
 from jxreg.augmentation import LXPOSE
 from jxreg.errors import InputError
 from jxreg.nets import CBAM, InstanceNorm, PoseNet, pose_net, resnet
@@ -35,7 +35,7 @@ from jxreg.recipes.recipe import Geometry, Patient, Recipe, camera_of
 from jxreg.recipes.regression import errors, head_of, pose_of, weighted
 from jxreg.sampling import GaussianOffset
 from jxreg.stepping import Params, Task
-from jxreg.synthesis import SynthesisConfig, unit_range
+from jxreg.synthesis import SynthesisConfig, line_integrals, unit_range
 from jxreg.training import TrainConfig
 from jxreg.volume import Volume
 
@@ -151,4 +151,4 @@ def _whole(volume: Volume, camera, pose: SE3) -> Float[Array, "rows columns"]:
     """DRR of all channels, from a level of the volume that is not finer than the image needs."""
     levels = (volume, *volume.coarser)
     level = next((level for level in levels if level.mu.size <= LARGEST), levels[-1])
-    return drr.render(level, camera, pose, drr.joseph()).reshape(-1, *camera.image_size).sum(0)
+    return line_integrals(level, camera, pose).sum(0)

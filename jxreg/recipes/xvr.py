@@ -19,7 +19,7 @@ import numpy as np
 from jaxlie import SE3
 from jaxtyping import Array, Float
 
-from jxreg import drr, losses
+from jxreg import losses
 from jxreg.augmentation import XVR
 from jxreg.nets import HeadConfig, Prediction, pose_net, resnet
 from jxreg.optimizer import OptimizerConfig
@@ -27,7 +27,7 @@ from jxreg.recipes.patients import Draw, PatientConfig, Sample
 from jxreg.recipes.recipe import Geometry, Patient, Recipe
 from jxreg.recipes.regression import regression
 from jxreg.sampling import UniformEuler
-from jxreg.synthesis import SynthesisConfig
+from jxreg.synthesis import SynthesisConfig, line_integrals
 from jxreg.training import TrainConfig
 
 MEAN, DEVIATION = 0.15, 0.1
@@ -92,8 +92,7 @@ def build(config: XvrConfig) -> Recipe:
         )
         total, log = config.geodesic_weight * geodesic, {"geodesic": geodesic}
         if config.image_weight or config.dice_weight:
-            channels = drr.render(patient.volume, drawn.camera, pose, drr.joseph())
-            channels = channels.reshape(drawn.frame.channels.shape)
+            channels = line_integrals(patient.volume, drawn.camera, pose)
             image = jnp.tensordot(drawn.frame.contrast, channels, 1)
             unlike = losses.dissimilarity(image, drawn.frame.clean)
             total, log = total + config.image_weight * unlike, log | {"image": unlike}

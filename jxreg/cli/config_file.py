@@ -17,7 +17,7 @@ def read_config(path: Path | None) -> "RegisterConfig":
     """
     from jxreg.register import RegisterConfig
 
-    config = _filled(RegisterConfig(), path, "jxreg-registration")
+    config = filled_from(RegisterConfig(), path, record="jxreg-registration")
     _check_levels(config, str(path))
     return config
 
@@ -30,22 +30,33 @@ def read_track_config(path: Path | None) -> "TrackConfig":
     """
     from jxreg.tracking import TrackConfig
 
-    config = _filled(TrackConfig(), path, "jxreg-track")
+    config = filled_from(TrackConfig(), path, record="jxreg-track")
     for each in (config.first, config.each):
         if each is not None:
             _check_levels(each, str(path))
     return config
 
 
-def _filled(default: Any, path: Path | None, record: str) -> Any:
-    """The default configuration with what a file says, which may be a record of that format."""
+def filled_from(
+    default: Any, path: Path | None, expected: str = "a configuration (JSON)", record: str = ""
+) -> Any:
+    """The default configuration with what a file says.
+
+    Args:
+        default: All its entries.
+        path: The file; None for the default alone.
+        expected: What the file should be, for errors.
+        record: The file may also be a record of this format, which has it as `config`.
+
+    Raises:
+        InputError: The file is missing or not JSON, or has an unknown key or a wrong value.
+    """
     from jxreg.errors import InputError
     from jxreg.io.config_entries import filled
     from jxreg.io.pose_file import read_json
 
     if path is None:
         return default
-    expected = "a configuration (JSON)"
     if not path.is_file():
         raise InputError(str(path), "no such file", expected, "check the path")
     entries = read_json(path, expected)

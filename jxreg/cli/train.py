@@ -102,11 +102,10 @@ def run_train(
 def _configured(recipe: str, foundation: Path | None, path: Path | None):
     """The configuration, the parameters to begin with, and what to tell of their file."""
     from jxreg import recipes
+    from jxreg.cli.config_file import filled_from
     from jxreg.errors import InputError
     from jxreg.io.checksum import sha256
-    from jxreg.io.config_entries import filled
     from jxreg.io.model_file import load_model_file
-    from jxreg.io.pose_file import read_json
     from jxreg.recipes.model import config_of
     from jxreg.recipes.recipe import finetuning
 
@@ -122,12 +121,7 @@ def _configured(recipe: str, foundation: Path | None, path: Path | None):
         chosen = config_of(str(foundation), header)
         chosen = dataclasses.replace(chosen, train=finetuning(chosen.train))
         parent = {"foundation_sha256": sha256(foundation)}
-    if path is not None:
-        expected = "a configuration of a recipe (JSON)"
-        if not path.is_file():
-            raise InputError(str(path), "no such file", expected, "check the path")
-        chosen = filled(chosen, read_json(path, expected), str(path))
-    return chosen, start, parent
+    return filled_from(chosen, path, "a configuration of a recipe (JSON)"), start, parent
 
 
 def _overruled(chosen: Any, options: GeometryOptions, train: Mapping[str, int | None]) -> Any:

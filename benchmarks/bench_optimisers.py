@@ -2,13 +2,15 @@
 
     python benchmarks/bench_optimisers.py
     python benchmarks/bench_optimisers.py --cts head --largest 20 --methods "L-BFGS" xvr
+    python benchmarks/bench_optimisers.py --cts pelvis head --untimed
 
 Protocol: starts, X-rays and CTs as in bench_accuracy.py, the first starts of each bin of 10 mm of
 initial mTRE up to a largest one. Each method (`optimisers.py`) gets the whole CT, the image and the
 start. A run is a success if its mRPD is below 1 mm. Times are of one image on a machine that has
-compiled already. Steps are those that moved the pose, of CMA-ES evaluations of the similarity; a
-step of L-BFGS is a line search of several. CMA-ES needs the package cmaes (extra `bench`). Runs are
-written as they are finished, and a second call goes on where the first one was stopped.
+compiled already; `--untimed` leaves them out, where other work runs beside. Steps are those that
+moved the pose, of CMA-ES evaluations of the similarity; a step of L-BFGS is a line search of
+several. CMA-ES needs the package cmaes (extra `bench`). Runs are written as they are finished, and
+a second call goes on where the first one was stopped.
 """
 
 import argparse
@@ -39,8 +41,10 @@ SUCCESS_MM = 1.0
 """mRPD of a success."""
 
 
-def run(name: str, starts: StartFile, ct: jxreg.Volume, todo: dict[str, list[int]]) -> Iterator:
-    """A row for each method and each of its cases; the first case of a method runs twice."""
+def run(
+    name: str, starts: StartFile, ct: jxreg.Volume, todo: dict[str, list[int]], timed: bool = True
+) -> Iterator[dict]:
+    """A row for each method and each of its cases; to time it the first case runs twice."""
     two, make = materials(ct), jax.jit(simulate)
     landmarks = jnp.asarray(starts.landmarks, float)
     isocenter = jnp.asarray(starts.isocenter, float)
@@ -49,7 +53,7 @@ def run(name: str, starts: StartFile, ct: jxreg.Volume, todo: dict[str, list[int
             truth, start = accuracy.pose_and_start(starts, number)
             image = make(jax.random.key(1000 * starts.key + number), two, starts.camera, truth)
             frame = jxreg.Frame(jax.block_until_ready(image), starts.camera)
-            if i == 0:
+            if timed and i == 0:
                 optimisers.METHODS[method](ct, frame, start)
             began = time.perf_counter()
             found = optimisers.METHODS[method](ct, frame, start)
@@ -60,7 +64,7 @@ def run(name: str, starts: StartFile, ct: jxreg.Volume, todo: dict[str, list[int
                 "case": number,
                 "start_mtre_mm": float(starts.mtre[number]),
                 **outcome(found.result, truth, landmarks, isocenter),
-                "seconds": seconds,
+                "seconds": seconds if timed else None,
                 **effort(found, truth, landmarks),
             }
 
@@ -83,19 +87,24 @@ def summaries(runs: list[dict]) -> list[dict]:
     lines = []
     for method in dict.fromkeys(run["method"] for run in runs):
         mine = [run for run in runs if run["method"] == method]
-        reached = [run["steps_to_1mm"] for run in mine if run["steps_to_1mm"] is not None]
         lines.append(
             {
                 "method": method,
                 "cts": list(dict.fromkeys(run["ct"] for run in mine)),
                 "runs": len(mine),
                 **summary(mine),
-                "median_seconds": float(np.median([run["seconds"] for run in mine])),
+                "median_seconds": _median([run["seconds"] for run in mine]),
                 "median_steps": float(np.median([run["steps"] for run in mine])),
-                "median_steps_to_1mm": float(np.median(reached)) if reached else None,
+                "median_steps_to_1mm": _median([run["steps_to_1mm"] for run in mine]),
             }
         )
     return lines
+
+
+def _median(values: list[float | None]) -> float | None:
+    """Of those that are there; None if none is."""
+    there = [value for value in values if value is not None]
+    return float(np.median(there)) if there else None
 
 
 def table(lines: list[dict]) -> Table:
@@ -104,13 +113,13 @@ def table(lines: list[dict]) -> Table:
     for name in ("< 1 mm", "mRPD", "mTRE", "s", "steps", "to 1 mm"):
         shown.add_column(name, justify="right")
     for line in lines:
-        to_1mm = line["median_steps_to_1mm"]
+        seconds, to_1mm = line["median_seconds"], line["median_steps_to_1mm"]
         shown.add_row(
             line["method"],
             f"{round(line['success_mrpd_1mm'] * line['runs'])} of {line['runs']}",
             f"{line['median_mrpd_mm']:.2f} mm",
             f"{line['median_mtre_mm']:.2f} mm",
-            f"{line['median_seconds']:.2f}",
+            "-" if seconds is None else f"{seconds:.2f}",
             f"{line['median_steps']:.0f}",
             "-" if to_1mm is None else f"{to_1mm:.0f}",
         )
@@ -135,6 +144,7 @@ def arguments() -> argparse.Namespace:
     add("--methods", nargs="+", default=methods, choices=methods, metavar="METHOD")
     add("--per-bin", type=int, default=1, help="take so many starts of each bin")
     add("--largest", type=float, default=40.0, help="largest initial mTRE [mm]")
+    add("--untimed", action="store_true", help="run nothing twice, write down no times")
     add("--data", type=Path, default=accuracy.data_folder(), help="folder of the CTs")
     add("--starts", type=Path, default=accuracy.STARTS, help="folder of the files of starts")
     add("--out", type=Path, default=Path("bench_optimisers.json"))
@@ -159,7 +169,8 @@ def main() -> None:
             bar = progress.add_task(name, total=total, completed=total - left)
             if not left:
                 continue
-            for row in run(name, starts, bench_accuracy.load_ct(options, starts), todo):
+            ct = bench_accuracy.load_ct(options, starts)
+            for row in run(name, starts, ct, todo, not options.untimed):
                 report["runs"].append(row)
                 timing.write(options.out, json.dumps(report, indent=1))
                 progress.advance(bar)

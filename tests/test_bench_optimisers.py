@@ -82,6 +82,9 @@ def test_a_line_for_each_method():
     shown = bench_optimisers.table([first, second])
     assert list(shown.columns[1].cells) == ["2 of 3", "0 of 1"]
     assert list(shown.columns[-1].cells) == ["6", "-"]
+    untimed = bench_optimisers.summaries([each | {"seconds": None} for each in rows])
+    assert untimed[0]["median_seconds"] is None
+    assert list(bench_optimisers.table(untimed).columns[4].cells) == ["-", "-"]
 
 
 def test_a_report_with_other_settings_is_not_gone_on_with(tmp_path):
@@ -128,6 +131,8 @@ def test_rows_of_a_small_run(monkeypatch, case):
         assert each["mrpd_mm"] < 3  # pixels of 11 mm, 7.5 mm at the patient
         assert each["mrpd_mm"] < 0.5 * each["start_mtre_mm"]
         assert each["seconds"] > 0
+    (untimed,) = bench_optimisers.run("pelvis", starts, ct, {"LM": [0]}, timed=False)
+    assert untimed == rows[0] | {"seconds": None}
     assert 0 < rows[0]["steps"] <= 6
     assert rows[2]["steps"] % 12 == 0
     json.dumps(rows)

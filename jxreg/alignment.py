@@ -17,11 +17,12 @@ import jaxlie
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jxreg import drr, similarity
-from jxreg.ascent import Climb, climb
+from jxreg.ascent import Climb, climbs, pose_motion
 from jxreg.camera import downsample as downsample_camera
 from jxreg.camera import pixel_grid, project_points
 from jxreg.drr.coverage import missing_share, silhouette
 from jxreg.drr.rays import voxel_rays
+from jxreg.errors import InputError
 from jxreg.frame import Frame, add_scatter, downsample, valid_mask, window
 from jxreg.refinement import LeastSquares, RefineTrace, least_squares
 from jxreg.simulation import project, project_rays
@@ -186,12 +187,18 @@ def align(scene: Scene, level: Level, pose: jaxlie.SE3, start: jaxlie.SE3, prior
     The result of a similarity without features is judged by `local_ncc`.
 
     Raises:
-        InputError: `Level.climb` names something unknown, or its patches do not fit.
+        InputError: The similarity is unknown, `Level.climb` names something unknown, or its patches
+            do not fit.
     """
     steps, tolerance, trace = level.steps, level.tolerance, None
     how = climb_of(level)
     if how is not None:
-        pose, trace = _climb(scene, level, how, pose, start, prior)
+        pose, trace = climbs(
+            lambda pose: objective(scene, level, look(scene, level, pose, prior), start, prior),
+            pose,
+            how,
+            lambda pose: pose_motion(how, pose, scene.volume.isocenter),
+        )
         steps, tolerance = 0, jnp.inf
     refined, terms = least_squares(
         _comparison(scene, level, start, prior),
@@ -291,51 +298,45 @@ def objective(
     of squares of Levenberg-Marquardt is 1 less this. Where `Level.climb` asks for random patches,
     the function takes a pose and the key that draws them.
     """
-    measure, image, how = _measure(level), scene.frame.image, climb_of(level) or Climb()
+    image, how = scene.frame.image, climb_of(level) or Climb()
     count = how.patches
 
     def value(pose: jaxlie.SE3, *key: PRNGKeyArray) -> Float[Array, ""]:
         if count is None:
-            moving = add_scatter(predict((scene,), (pose,)), terms.scatter)
-            alike = measure(moving, image, terms.mask)
+            alike = likeness((scene,), level, (pose,), terms)
         else:
             pixels = draw_patches(key[0], terms.mask, count, how.patch)
             moving = add_scatter(_patches(scene, pose, pixels), terms.scatter)
             here = pixels[..., 1], pixels[..., 0]
-            alike = sparse_similarity(measure, moving, image[here], terms.mask[here])
+            alike = sparse_similarity(_measure(level), moving, image[here], terms.mask[here])
         belief = departure(start, pose, scene.volume.isocenter, prior)
         return alike - 0.5 * terms.variance * (belief**2).sum()
 
     return value
 
 
+def likeness(
+    scenes: tuple[Scene, ...], level: Level, poses: tuple[jaxlie.SE3, ...], terms: Terms
+) -> Float[Array, ""]:
+    """Similarity of an image and its prediction under some terms."""
+    moving = add_scatter(predict(scenes, poses), terms.scatter)
+    return _measure(level)(moving, scenes[0].frame.image, terms.mask)
+
+
 def _measure(level: Level) -> Callable[..., Float[Array, ""]]:
     """The similarity of a level, of two images and a mask."""
-    if level.similarity not in FEATURES:
-        return similarity.SIMILARITIES[level.similarity]
+    name, known = level.similarity, similarity.SIMILARITIES
+    if name not in known:
+        names = ", ".join(known)
+        raise InputError("similarity", f"{name!r}", f"one of {names}", "correct the name")
+    if name not in FEATURES:
+        return known[name]
     features = _features(level)
 
     def measure(moving, fixed, mask):
         return similarity.inner(features(moving, mask), features(fixed, mask))
 
     return measure
-
-
-def _climb(
-    scene: Scene, level: Level, how: Climb, pose: jaxlie.SE3, start: jaxlie.SE3, prior: Prior
-):
-    """Climbs one after the other, each under the terms of where it begins."""
-
-    def one_climb(pose, key):
-        similarity_of = objective(scene, level, look(scene, level, pose, prior), start, prior)
-        key = None if how.patches is None else key
-        refined = climb(similarity_of, pose, how, pivot=scene.volume.isocenter, key=key)
-        return refined.pose, refined.trace
-
-    pose, traces = jax.lax.scan(
-        one_climb, pose, jax.random.split(jax.random.key(how.seed), how.repeats)
-    )
-    return pose, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), traces)
 
 
 def _drr(scene: Scene, pose: jaxlie.SE3) -> Float[Array, "rows columns"]:

@@ -1,8 +1,9 @@
 """Gradient ascent on any similarity: Adam, L-BFGS or another optax optimizer moves a pose.
 
 One compiled loop stops early, keeps the best pose seen and returns a full trace; under `jax.vmap`
-every item stops for itself. What the optimizer moves is a twist at the current pose, or the numbers
-of a parametrisation. `refine` takes any optimizer; `climb` makes one of a configuration.
+every item stops for itself. What the optimizer moves is a twist at the current pose, the numbers of
+a parametrisation, or the parameters of any `Motion`, such as that of a rig. `refine` takes any
+optimizer; `climb` makes one of a configuration, `climbs` one for each of its repeats.
 """
 
 from collections.abc import Callable
@@ -68,9 +69,11 @@ class Climb:
     """The climb ends on this plateau; on each before it steps shrink to a tenth."""
     parametrisation: str | None = None
     """A name in `jxreg.parametrisation.PARAMETRISATIONS`: Adam moves these numbers of the pose,
-    taken from the nearer one of the two frontal views. None: a twist at the current pose."""
+    taken from the nearer one of the two frontal views. None: a twist at the current pose. Of one
+    body in one image only."""
     patches: int | None = None
-    """Compare only this many random patches, drawn anew in each step; None: whole images."""
+    """Compare only this many random patches, drawn anew in each step; None: whole images. Of one
+    body in one image only."""
     patch: int = 13
     """Side of these patches [pixels]; 1 draws single pixels, whose NCC is compared."""
     seed: int = 0
@@ -228,32 +231,30 @@ def ascend(
 
 def climb(
     similarity_of: Callable[..., Float[Array, ""]],
-    pose: jaxlie.SE3,
+    pose: Any,
     how: Climb,
+    motion: Motion,
     *,
-    pivot: Float[Array, "3"],
     key: PRNGKeyArray | None = None,
 ) -> Refined:
     """One climb as a configuration says.
 
     Args:
         similarity_of: As in `ascend`.
-        pose: Start, `camera_from_world`.
-        how: The configuration; what concerns the level or the patches does not count here.
-        pivot: World point about which poses turn [mm], the isocenter.
+        pose: Start: whatever `similarity_of` and `motion` take for a pose, a pytree.
+        how: The configuration; what concerns the level, the patches or `pose_motion` does not count
+            here.
+        motion: How parameters move a pose: `pose_motion`, or that of a rig.
         key: As in `ascend`.
 
     Raises:
         InputError: The configuration names something unknown, or takes no step.
     """
     check_climb(how)
-    motion = rigid_motion(pivot, pose.wxyz_xyz.dtype)
-    if how.parametrisation is not None:
-        motion = parametrised_motion(how.parametrisation, frontal_view(pose, pivot), pivot)
     return ascend(
         similarity_of,
         pose,
-        optimizer_of(how, motion.scale.size),
+        optimizer_of(how, motion.turns),
         motion,
         steps=how.steps,
         anchored=how.optimizer == "lbfgs" or how.parametrisation is not None,
@@ -262,6 +263,55 @@ def climb(
         plateaus=how.plateaus,
         key=key,
     )
+
+
+def climbs(
+    objective_at: Callable[[Any], Callable[..., Float[Array, ""]]],
+    pose: Any,
+    how: Climb,
+    motion_at: Callable[[Any], Motion],
+) -> tuple[Any, RefineTrace]:
+    """Climbs one after the other, as many as the configuration repeats.
+
+    Args:
+        objective_at: From the pose where a climb begins to the similarity that it climbs; this
+            takes a key as well if the configuration asks for patches.
+        pose: Start, a pytree.
+        how: The configuration.
+        motion_at: From the pose where a climb begins to its motion.
+
+    Returns:
+        The last pose, and the steps of all climbs.
+
+    Raises:
+        InputError: As in `climb`.
+    """
+
+    def one_climb(pose, key):
+        key = None if how.patches is None else key
+        refined = climb(objective_at(pose), pose, how, motion_at(pose), key=key)
+        return refined.pose, refined.trace
+
+    keys = jax.random.split(jax.random.key(how.seed), how.repeats)
+    pose, traces = jax.lax.scan(one_climb, pose, keys)
+    return pose, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), traces)
+
+
+def pose_motion(how: Climb, pose: jaxlie.SE3, pivot: Float[Array, "3"]) -> Motion:
+    """How a climb that begins at a pose moves it, as a configuration says.
+
+    Args:
+        how: The configuration.
+        pose: Start, `camera_from_world`.
+        pivot: World point about which poses turn [mm], the isocenter.
+
+    Raises:
+        InputError: The parametrisation is unknown.
+    """
+    check_climb(how)
+    if how.parametrisation is None:
+        return rigid_motion(pivot, pose.wxyz_xyz.dtype)
+    return parametrised_motion(how.parametrisation, frontal_view(pose, pivot), pivot)
 
 
 def check_climb(how: Climb, subject: str = "climb") -> None:
@@ -281,8 +331,13 @@ def check_climb(how: Climb, subject: str = "climb") -> None:
             raise InputError(subject, found, "at least 1", "correct the number")
 
 
-def optimizer_of(how: Climb, size: int) -> "optax.GradientTransformation":
-    """The optimizer of a configuration, for parameters in units of 1 mm and 0.02 rad."""
+def optimizer_of(how: Climb, turns: tuple[bool, ...]) -> "optax.GradientTransformation":
+    """The optimizer of a configuration, for parameters in units of 1 mm and 0.02 rad.
+
+    Args:
+        how: The configuration.
+        turns: Which parameters stand for a rotation; the others begin with a step of `Climb.shift`.
+    """
     import optax
 
     if how.optimizer == "lbfgs":
@@ -292,7 +347,8 @@ def optimizer_of(how: Climb, size: int) -> "optax.GradientTransformation":
         rate = optax.exponential_decay(1.0, how.steps, how.last)
     else:
         rate = optax.cosine_decay_schedule(1.0, how.steps, how.last)
-    first = [how.shift / TRANSLATION_SCALE] * 3 + [how.rotation / ROTATION_SCALE] * (size - 3)
+    lengths = how.shift / TRANSLATION_SCALE, how.rotation / ROTATION_SCALE
+    first = [lengths[turn] for turn in turns]
 
     def longer(step, _):
         step = jnp.asarray(step)
@@ -318,8 +374,10 @@ def parametrised_motion(name: str, reference: jaxlie.SE3, pivot: Float[Array, "3
         numbers = parametrisation.numbers(motion_between(reference, pose, pivot))
         return moved(reference, parametrisation.motion(numbers + change), pivot)
 
-    scale = [TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * (parametrisation.size - 3)
-    return Motion(jnp.array(scale, reference.wxyz_xyz.dtype), move, move)
+    rotations = parametrisation.size - 3
+    scale = [TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * rotations
+    turns = (False,) * 3 + (True,) * rotations
+    return Motion(jnp.array(scale, reference.wxyz_xyz.dtype), move, move, turns)
 
 
 def frontal_view(pose: jaxlie.SE3, pivot: Float[Array, "3"]) -> jaxlie.SE3:

@@ -21,6 +21,8 @@ TRANSLATION_SCALE = 1.0
 """Unit of translation in the optimizers' parameters [mm]."""
 ROTATION_SCALE = 0.02
 """Unit of rotation in the optimizers' parameters [rad]: 1 mm at 50 mm from the pivot."""
+TURNS = (False,) * 3 + (True,) * 3
+"""`Motion.turns` of a twist."""
 
 
 class RefineTrace(NamedTuple):
@@ -75,6 +77,8 @@ class Motion(NamedTuple):
     """What is sought after a step."""
     nudge: Callable[[Any, Float[Array, " n"]], Any]
     """The same to first order: all that a derivative at a step of zero needs."""
+    turns: tuple[bool, ...]
+    """Which parameters stand for a rotation."""
 
 
 def rigid_motion(
@@ -89,6 +93,7 @@ def rigid_motion(
         scale,
         lambda pose, twist: perturb(pose, twist, pivot),
         lambda pose, twist: nudge(pose, twist, pivot),
+        TURNS,
     )
 
 

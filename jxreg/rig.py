@@ -21,20 +21,24 @@ from jxreg.alignment import (
     Prior,
     Scene,
     Terms,
+    climb_of,
     departure,
     difference,
     focus_on_all,
     frame_at,
+    likeness,
     volume_at,
 )
 from jxreg.alignment import predict as predict_image
 from jxreg.alignment import settle as settle_image
+from jxreg.ascent import climbs
 from jxreg.camera import Camera, pixel_spacing
 from jxreg.frame import Frame
 from jxreg.pose import perturb
 from jxreg.refinement import (
     ROTATION_SCALE,
     TRANSLATION_SCALE,
+    TURNS,
     LeastSquares,
     Motion,
     minimise,
@@ -122,7 +126,7 @@ def align_rig(
 
     Args:
         scenes: One for each body; their frame and background have a leading axis of views.
-        level: The level; its similarity has features.
+        level: The level; its climb has no parametrisation and no patches.
         rig: Where to begin.
         start: Where the priors are.
         geometry: What is sought besides the bodies.
@@ -131,10 +135,30 @@ def align_rig(
     Returns:
         The rig as pose, terms as `RigTerms`; the Hessian is by the parameters of `motion_of`.
     """
-    pivots = jnp.stack([scene.volume.isocenter for scene in scenes])
+    steps, tolerance, trace = level.steps, level.tolerance, None
+    problem = _comparison(scenes, level, start, geometry, prior)
+    motion, how = motion_of(start, _pivots(scenes), geometry), climb_of(level)
+    if how is not None:
+
+        def objective_at(rig):
+            terms = problem.settle(rig, problem.observe(rig))
+            return rig_objective(scenes, level, terms, start, geometry, prior)
+
+        rig, trace = climbs(objective_at, rig, how, lambda _: motion)
+        steps, tolerance = 0, jnp.inf
+    refined, terms = minimise(problem, rig, motion, steps=steps, tolerance=tolerance)
+    trace = refined.trace if trace is None else trace
+    return Aligned(refined.pose, trace, terms, refined.hessian)
+
+
+def _comparison(
+    scenes: tuple[Scene, ...], level: Level, start: Rig, geometry: Geometry, prior: Prior
+) -> LeastSquares:
+    """Differences of features of all images, with the priors."""
+    pivots = _pivots(scenes)
 
     def observe(rig):
-        return _per_view(predict_image, scenes, rig)
+        return predict_rig(scenes, rig)
 
     def settle(rig, images) -> RigTerms:
         return settle_rig(scenes, level, rig, images, prior)
@@ -144,14 +168,41 @@ def align_rig(
         belief = _departures(start, rig, pivots, geometry, prior)
         return apart, jnp.sqrt(terms.variance) * belief
 
-    refined, terms = minimise(
-        LeastSquares(observe, settle, residuals, lambda _, terms: terms.similarity),
-        rig,
-        motion_of(start, pivots, geometry),
-        steps=level.steps,
-        tolerance=level.tolerance,
-    )
-    return Aligned(refined.pose, refined.trace, terms, refined.hessian)
+    return LeastSquares(observe, settle, residuals, lambda _, terms: terms.similarity)
+
+
+def rig_objective(
+    scenes: tuple[Scene, ...],
+    level: Level,
+    terms: RigTerms,
+    start: Rig,
+    geometry: Geometry,
+    prior: Prior,
+) -> Callable[[Rig], Float[Array, ""]]:
+    """What a climb maximises: mean similarity of the images, less the share of the priors.
+
+    Half the sum of squares of Levenberg-Marquardt is 1 less this, times the number of images; of
+    one image of known geometry, whose camera is the rig, it is `alignment.objective`.
+
+    Args:
+        scenes: As of `align_rig`.
+        level: As of `align_rig`.
+        terms: From `settle_rig`, near the rigs that are compared.
+        start: As of `align_rig`.
+        geometry: As of `align_rig`.
+        prior: As of `align_rig`.
+    """
+    pivots, views = _pivots(scenes), start.lens.shape[0]
+
+    def alike(scenes, poses, terms):
+        return likeness(scenes, level, poses, terms)
+
+    def value(rig: Rig) -> Float[Array, ""]:
+        belief = _departures(start, rig, pivots, geometry, prior)
+        similarity = _per_view(alike, scenes, rig, terms.views).mean()
+        return similarity - 0.5 * terms.variance * (belief**2).sum() / views
+
+    return value
 
 
 def settle_rig(
@@ -216,6 +267,7 @@ def motion_of(start: Rig, pivots: Float[Array, "bodies 3"], geometry: Geometry) 
     twist = [TRANSLATION_SCALE] * 3 + [ROTATION_SCALE] * 3
     cameras = views if geometry.cameras is not None else 0
     scale = twist * (bodies + cameras) + [LENS_SCALE[k] for k in sought] * views
+    turns = TURNS * (bodies + cameras) + (False,) * (len(sought) * views)
 
     def by(how):
         def moved(rig: Rig, parameters) -> Rig:
@@ -233,7 +285,11 @@ def motion_of(start: Rig, pivots: Float[Array, "bodies 3"], geometry: Geometry) 
 
         return moved
 
-    return Motion(jnp.array(scale, start.lens.dtype), by(perturb), by(nudge))
+    return Motion(jnp.array(scale, start.lens.dtype), by(perturb), by(nudge), turns)
+
+
+def _pivots(scenes: tuple[Scene, ...]) -> Float[Array, "bodies 3"]:
+    return jnp.stack([scene.volume.isocenter for scene in scenes])
 
 
 def _departures(

@@ -11,7 +11,7 @@ import jaxlie
 from jaxtyping import Array, Float
 
 from jxreg import alignment
-from jxreg.alignment import Aligned, Level, Prior, Scene, Terms
+from jxreg.alignment import Aligned, Level, Prior, Scene, Terms, climb_of
 from jxreg.candidates import Found, start_of
 from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
@@ -76,7 +76,7 @@ def register_views(
         frames: The images (attenuation), each with its camera; they may differ in size.
         camera_from_rig: Where each camera is in the rig.
         rig_from_world: Start, or what `search_views` found; by default the images are searched.
-        config: What to do; static. Levels need a similarity with features.
+        config: What to do; static. A climb moves twists and compares whole images.
         geometry: What of the cameras is sought besides; static.
 
     Returns:
@@ -84,8 +84,8 @@ def register_views(
         of each image alone.
 
     Raises:
-        InputError: Not one camera place for each image, no image at all, or a similarity without
-            features.
+        InputError: Not one camera place for each image, no image at all, or a climb that asks for
+            a parametrisation or patches, or names something unknown.
     """
     check_views(frames, camera_from_rig, config)
     if rig_from_world is None:
@@ -108,22 +108,16 @@ def check_views(
             "one for each image, and at least one",
             "give camera_from_rig in the order of frames",
         )
-    levels = levels_of(config)
-    names = {level.similarity for level in levels} - set(alignment.FEATURES)
-    if any(level.climb is not None for level in levels):
-        raise InputError(
-            "levels",
-            "one with climb",
-            "Levenberg-Marquardt for several images or bodies",
-            "leave out Level.climb",
-        )
-    if names:
-        raise InputError(
-            "similarity",
-            f"{', '.join(sorted(names))}",
-            f"one of {', '.join(alignment.FEATURES)} for several images or bodies",
-            "choose one that is an inner product of features",
-        )
+    for how in filter(None, map(climb_of, levels_of(config))):
+        for name in ("parametrisation", "patches"):
+            found = getattr(how, name)
+            if found is not None:
+                raise InputError(
+                    "climb",
+                    f"{name} = {found!r}",
+                    "twists and whole images, for several images or bodies",
+                    f"leave out Climb.{name}, or register each body in each image by itself",
+                )
 
 
 @functools.partial(jax.jit, static_argnames=("config", "geometry"))

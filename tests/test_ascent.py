@@ -24,6 +24,7 @@ from jxreg.ascent import (
     climb,
     frontal_view,
     parametrised_motion,
+    pose_motion,
     refine,
 )
 from jxreg.errors import InputError
@@ -108,7 +109,7 @@ def test_trace_is_of_the_poses_after_each_step():
 
 def test_lbfgs_needs_few_steps():
     lbfgs = Climb("lbfgs", steps=40, patience=3, gain=1e-6)
-    found = quickly(lambda pose: climb(alike, pose, lbfgs, pivot=PIVOT), START)
+    found = quickly(lambda pose: climb(alike, pose, lbfgs, MOTION), START)
     assert distance(found.pose) < 0.05
     assert int(found.steps) < 25
 
@@ -136,7 +137,7 @@ def test_steps_shrink_on_each_plateau_and_the_last_one_ends_the_climb():
 )
 def test_adam_climbs_in_every_parametrisation(name):
     how = Climb(steps=200, last=0.005, parametrisation=name)
-    found = quickly(lambda pose: climb(alike, pose, how, pivot=PIVOT), START)
+    found = quickly(lambda pose: climb(alike, pose, how, pose_motion(how, pose, PIVOT)), START)
     assert distance(found.pose) < 0.5
 
 
@@ -173,7 +174,7 @@ def some_points(pose, key):
 
 def test_a_stochastic_climb_ends_at_its_last_pose_and_hangs_on_its_key():
     how = Climb(steps=150)
-    run = quick_jit(lambda key: climb(some_points, START, how, pivot=PIVOT, key=key))
+    run = quick_jit(lambda key: climb(some_points, START, how, MOTION, key=key))
     found, again, other = (run(jax.random.key(k)) for k in (1, 1, 2))
     assert distance(found.pose) < 1
     last = jax.tree.map(lambda x: x[-1], found.trace.pose)
@@ -192,6 +193,8 @@ def test_names_that_nobody_knows_are_refused():
     for wrong in (Climb("sgd"), Climb(schedule="step"), Climb(parametrisation="rotation_9d")):
         with pytest.raises(InputError, match="expected one of"):
             check_climb(wrong)
+    with pytest.raises(InputError, match="rotation_9d"):
+        pose_motion(Climb(parametrisation="rotation_9d"), START, PIVOT)
 
 
 @pytest.mark.slow
@@ -206,7 +209,7 @@ def test_in_float64_the_answer_has_more_digits():
             return -jnp.mean((pose.apply(points) - seen) ** 2)
 
         how = Climb("lbfgs", steps=40)
-        pivot = jnp.asarray(PIVOT, jnp.float64)
-        found = quickly(lambda pose: climb(score, pose, how, pivot=pivot), start)
+        motion = rigid_motion(jnp.asarray(PIVOT, jnp.float64), jnp.float64)
+        found = quickly(lambda pose: climb(score, pose, how, motion), start)
         assert found.pose.wxyz_xyz.dtype == jnp.float64
         assert float(-score(found.pose)) < 1e-12

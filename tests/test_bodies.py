@@ -7,6 +7,7 @@ from jaxlie import SE3
 from moving_bodies import BODIES, camera_at, landmarks, scan, xray
 
 from jxreg.alignment import Level
+from jxreg.ascent import Climb
 from jxreg.bodies import register_bodies, split
 from jxreg.errors import InputError
 from jxreg.metrics import mtre
@@ -81,6 +82,16 @@ def test_found_at_once(parts, moved):
     assert results[0].covariance.shape == (6, 6)
     assert results[0].views is not None
     assert results[0].views.status.shape == (2,)
+
+
+@pytest.mark.slow
+def test_found_at_once_by_a_climb(parts, moved):
+    truth, frames = moved
+    climb = Climb("lbfgs", steps=25, repeats=2, patience=3)
+    config = RegisterConfig(levels=(Level(64, 0, climb=climb),), truncated=False)
+    starts = [SE3.identity()] * 2
+    results = register_bodies(parts, frames, CAMERAS, starts, config=config, sweeps=0)
+    check(results, truth)
 
 
 def test_refuses_what_it_cannot_do(parts, moved):

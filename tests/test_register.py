@@ -197,7 +197,8 @@ def test_patches_hang_on_their_key_and_the_prior_holds_a_climb_back(case):
         value = alignment.objective(scene, level, terms, start, prior)
 
         def one(key):
-            return ascent.climb(value, start, level.climb, pivot=volume.isocenter, key=key).pose
+            motion = ascent.pose_motion(level.climb, start, volume.isocenter)
+            return ascent.climb(value, start, level.climb, motion, key=key).pose
 
         return jax.vmap(one)(keys)
 

@@ -55,6 +55,20 @@ def test_two_views_find_the_pose_and_its_depth(volume, frames, start):
     assert deviations.max() < 3 * deviations.min()
 
 
+def test_a_similarity_without_features_is_climbed(volume, frames, start):
+    adam = Climb(steps=80, repeats=1, patience=6, plateaus=2)
+    level = Level(32, 0, similarity="mutual_information", climb=adam)
+    config = RegisterConfig(levels=(level,), truncated=False)
+    result = register_views(volume, frames, CAMERAS, start, config=config)
+    assert float(mtre(result.pose, SE3.identity(), LANDMARKS)) < 2  # half a pixel at the patient
+    taken = np.asarray(result.trace.step_mm) > 0
+    assert taken.shape == (80,)
+    assert taken.sum() < 80  # the second plateau came before
+    assert not np.any(taken[taken.sum() :])
+    assert result.views is not None
+    assert float(result.views.similarity.min()) > 0.8  # judged by local NCC
+
+
 def test_the_verdict_is_that_of_the_worst_image(volume, frames, start):
     black = [frames[0], replace(frames[1], image=jnp.zeros_like(frames[1].image))]
     result = register_views(volume, black, CAMERAS, start, config=CONFIG)
@@ -144,9 +158,12 @@ def test_refuses_what_it_cannot_do(volume, frames, start):
         register_views(volume, frames, CAMERAS[:1], start)
     with pytest.raises(InputError, match="at least one"):
         register_views(volume, [], [], start)
-    config = RegisterConfig(similarity="mutual_information")
-    with pytest.raises(InputError, match="mutual_information"):
+    for climb in (Climb(parametrisation="euler"), Climb(patches=9)):
+        config = RegisterConfig(levels=(Level(64, 0, climb=climb),))
+        with pytest.raises(InputError, match="leave out Climb.pa"):
+            register_views(volume, frames, CAMERAS, start, config=config)
+    config = RegisterConfig(levels=(Level(64, 0, climb=Climb("sgd")),))
+    with pytest.raises(InputError, match="'sgd'; expected one of adam"):
         register_views(volume, frames, CAMERAS, start, config=config)
-    config = RegisterConfig(levels=(Level(64, 0, climb=Climb()),))
-    with pytest.raises(InputError, match="Levenberg-Marquardt for several images"):
-        register_views(volume, frames, CAMERAS, start, config=config)
+    with pytest.raises(InputError, match="'sum'; expected one of ncc"):
+        register_views(volume, frames, CAMERAS, start, config=RegisterConfig(similarity="sum"))

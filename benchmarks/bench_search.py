@@ -1,7 +1,7 @@
 """Registration without a start, on simulated X-rays of real CTs: success, time, and the verdict.
 
     python benchmarks/bench_search.py --range narrow --crop 30 --cases 50
-    python benchmarks/bench_search.py --range clinical --crop 30 --collimate 0.15 --cases 50
+    python benchmarks/bench_search.py --range clinical --crop 30 --collimate 0.1 --cases 50
 
 Protocol: for every case a random C-arm view, narrow (LAO/RAO within 45, CRA/CAU within 20, roll
 within 8 degrees, isocenter within 15 mm) or of the whole clinical range (AP or PA, 60, 40 and 20

@@ -44,7 +44,7 @@ WINDOW = 128
 class CompareConfig:
     """How candidates are refined and compared."""
 
-    finalists: int = 4
+    finalists: int = 3
     """Distinct optima that are refined further and returned."""
     sure: float = 0.15
     """Lead from which no further round of candidates is tried."""
@@ -59,8 +59,8 @@ class CompareConfig:
     """How all candidates are refined: local NCC has a wide basin, and forgives contrast."""
     sieve: Level = Level(64, 2, similarity="local_ncc", sigma=0.03)
     """How finalists are chosen: what is small tells a pose from one that only looks like it."""
-    fine: Level = Level(64, 2, steps=10, tolerance=0.1, scatter=True)
-    """How finalists are refined."""
+    fine: Level = Level(64, 2, steps=5, tolerance=0.1, scatter=True)
+    """How finalists are refined: far enough to tell which is best."""
     judge: Level = Level(128, 1, similarity="local_ncc", sigma=0.02)
     """How they are ranked."""
 

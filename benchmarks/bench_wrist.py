@@ -3,17 +3,21 @@
     python benchmarks/bench_wrist.py FOLDER --starts 15
     python benchmarks/bench_wrist.py FOLDER --starts 15 --both
     python benchmarks/bench_wrist.py FOLDER --later
+    python benchmarks/bench_wrist.py FOLDER --search 10
 
 FOLDER is wrist-biplane-xray-ct of the autoscoper sample data. Frame 0099, radius and ulna, both
 views, default configuration; starts within 5 mm and 5 degrees on each axis of a reference pose that
 was found from both views. Success over 200 points of bone: of one view an mRPD to the reference
 below 1 mm, of both views (`register_views`) an mTRE below 1 mm. `--later`: frame 0158, which has no
 reference, from the reference of 0099; each view alone, and tracked from frame 0099 to it, against
-both views at once.
+both views at once. `--search`: no start; orientations within 90 degrees about each axis are searched,
+with as many keys, about a pose that is itself up to 30 degrees and 20 mm off on each axis; each view
+alone (mRPD) and both at once (mTRE).
 """
 
 import argparse
 import importlib
+import itertools
 import json
 import sys
 from dataclasses import replace
@@ -23,14 +27,13 @@ import jax
 import jax.numpy as jnp
 import nibabel
 import numpy as np
-from outcome import outcome, setting, summary
-from PIL import Image
+from outcome import outcome, resumed, setting, summary
 from rich.progress import track as shown
-from timing import write
+from timing import timed, write
 
 import jxreg
-from jxreg import frame as frame_
 from jxreg import metrics
+from jxreg.global_search import PART, search_views
 from jxreg.pose import from_matrix, perturb
 from jxreg.register import Nearby
 from jxreg.tracking import TrackConfig, track
@@ -46,6 +49,8 @@ ASKED, ASKED_OF_BOTH = 0.7, 0.97
 """Least success rates that are asked for: of one view, and of both at once."""
 LATER = jxreg.RegisterConfig(nearby=Nearby(count=64, kept=6, shift=15.0, rotation=0.25))
 """For the hand that has moved."""
+CENTER = np.array([20.0, 20.0, 20.0, *np.radians([30.0, 30.0, 30.0])])
+"""How far the middle of the range that is searched is from the pose, at most."""
 START = np.array([5.0, 5.0, 5.0, *np.radians([5.0, 5.0, 5.0])])
 
 
@@ -65,9 +70,9 @@ def load_bone(folder: Path, bone: str):
 def load_view(folder: Path, view: str, number: str = "0099"):
     """The X-ray with its camera, and camera from calibration world."""
     camera, pose = read_calibration(folder / f"xr_calib_wrist_{view}.txt")
-    pixels = np.asarray(Image.open(folder / f"xr_rad_uln_{view}_UND.{number}.tif"), np.float32)
-    mask = jnp.asarray(pixels > 0, float)  # black outside the round field
-    return jxreg.Frame(frame_.attenuation(jnp.asarray(pixels), 255.0), camera, mask), pose
+    path = folder / f"xr_rad_uln_{view}_UND.{number}.tif"
+    frames = jxreg.load_frames(path, camera=camera, intensity="linear", white=255)
+    return jax.tree.map(lambda x: x[0], frames), pose
 
 
 def run(folder: Path, bone: str, view: str, starts: int, seed: int) -> list[dict]:
@@ -127,6 +132,46 @@ def run_later(folder: Path, bone: str) -> list[dict]:
     return rows
 
 
+def run_search(folder: Path, bone: str, key: int) -> list[dict]:
+    """Each view, and both, from no start; mRPD of both is that of the first view."""
+    volume, truth, points = load_bone(folder, bone)
+    frames, cameras = zip(*(load_view(folder, view) for view in VIEWS), strict=True)
+    off = jnp.asarray(np.random.default_rng(key).uniform(-CENTER, CENTER), float)
+    center = perturb(truth, off, volume.isocenter)
+    random = jax.random.key(key)
+    rows = []
+    for view, frame, camera in zip(VIEWS, frames, cameras, strict=True):
+        found, seconds = timed(
+            jxreg.search, volume, frame, camera @ center, config=PART, key=random
+        )
+        result = jxreg.register(volume, frame, found)
+        row = outcome(result, camera @ truth, points, volume.isocenter)
+        rows.append({"view": view, "search_s": seconds, "lead": float(found.lead), **row})
+    found, seconds = timed(search_views, volume, frames, cameras, center, config=PART, key=random)
+    result = register_views(volume, frames, cameras, found)
+    row = outcome(result, truth, points, volume.isocenter)
+    row["mrpd_mm"] = float(metrics.mrpd(cameras[0] @ result.pose, cameras[0] @ truth, points))
+    return [*rows, {"view": "both", "search_s": seconds, "lead": float(found.lead), **row}]
+
+
+def search_all(folder: Path, keys: int, report: dict, out: Path) -> None:
+    """Every key and bone, written one by one; what is in the report already is not run again."""
+    done = {(row["key"], row["bone"]) for row in report["runs"]}
+    for key, bone in itertools.product(range(keys), BONES):
+        if (key, bone) in done:
+            continue
+        for row in run_search(folder, bone, key):
+            print(key, bone, json.dumps(row), flush=True)
+            report["runs"].append({"key": key, "bone": bone, **row})
+        write(out, json.dumps(report, indent=1))
+    for bone, view in itertools.product(BONES, (*VIEWS, "both")):
+        rows = [row for row in report["runs"] if (row["bone"], row["view"]) == (bone, view)]
+        error = "mtre_mm" if view == "both" else "mrpd_mm"
+        good = sum(row[error] < 1 for row in rows)
+        right = sum(row["mrpd_mm"] < 5 for row in rows)
+        print(f"{bone} {view}: {good} of {len(rows)} below 1 mm, {right} within 5 mm of mRPD")
+
+
 def summary_of_both(rows: list[dict]) -> dict:
     """`summary`, and success by mTRE."""
     rate = metrics.success_rate(jnp.asarray([row["mtre_mm"] for row in rows], float), 1.0)
@@ -142,9 +187,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--both", action="store_true", help="both views at once")
     parser.add_argument("--later", action="store_true", help="frame 0158 in several ways")
+    parser.add_argument("--search", type=int, default=0, metavar="KEYS", help="without a start")
     parser.add_argument("--out", type=Path, default=Path("bench_wrist.json"))
     options = parser.parse_args()
     report = setting(__doc__) | {"seed": options.seed}
+    if options.search:
+        report = resumed(options.out, report | {"config": repr(PART)}, ("config",))
+        return search_all(options.folder, options.search, report, options.out)
     if options.both:
         report["config"] = repr(TWO_VIEWS)
     summarise = summary_of_both if options.both else summary

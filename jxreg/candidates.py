@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jxreg import alignment
 from jxreg.alignment import Level, Prior, Scene, Terms
-from jxreg.drr.coverage import cut_faces
+from jxreg.drr.coverage import TISSUE, cut_faces
 from jxreg.frame import Frame, square, valid_mask
 from jxreg.precision import full_precision
 from jxreg.rig import (
@@ -34,8 +34,6 @@ from jxreg.rig import (
 )
 from jxreg.volume import Volume
 
-APART = Prior(shift=10.0, depth=40.0, rotation=0.06)
-"""Poses that are nearer to each other than this are one optimum."""
 WINDOW = 128
 """Pixels of the window around a small volume."""
 
@@ -55,6 +53,8 @@ class CompareConfig:
     """Pixels of the square image that the levels, or these windows, are taken from."""
     reach: Prior = Prior(shift=60.0, depth=80.0, rotation=0.5)
     """How far a candidate may go from where it began."""
+    apart: Prior = Prior(shift=10.0, depth=40.0, rotation=0.06)
+    """Poses that are nearer to each other than this are one optimum."""
     coarse: Level = Level(32, 3, similarity="local_ncc", sigma=0.1, tolerance=0.1)
     """How all candidates are refined: local NCC has a wide basin, and forgives contrast."""
     sieve: Level = Level(64, 2, similarity="local_ncc", sigma=0.03)
@@ -71,8 +71,9 @@ class Found(NamedTuple):
     pose: jaxlie.SE3
     """`camera_from_world`, or of several images `rig_from_world`; leading axis finalists."""
     score: Float[Array, " finalists"]
-    """Fisher z of the similarity times the root of the share of the image compared. Where there
-    were fewer optima than finalists, some are the same."""
+    """Fisher z of the similarity times the root of the share of the image compared; of a small
+    volume, of the area compared for the size of the volume. Where there were fewer optima than
+    finalists, some are the same."""
     similarity: Float[Array, " finalists"]
     kept: Float[Array, " finalists"]
     """Share of the valid pixels that were compared."""
@@ -144,9 +145,10 @@ def compare(
     def rank(level: Level, pose: jaxlie.SE3) -> Rank:
         here = scene(level, pose)
         terms = alignment.look(here, level, pose, config.reach)
-        return rank_of(terms, valid_mask(here.frame))
+        share = _area(terms, here, pose) if config.part else terms.mask.mean()
+        return rank_of(terms, valid_mask(here.frame), share)
 
-    return contest(Contest(refine, rank, _distance(volume, APART)), poses, config)
+    return contest(Contest(refine, rank, _distance(volume, config.apart)), poses, config)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "truncated"))
@@ -192,10 +194,16 @@ def compare_views(
     def rank(level: Level, pose: jaxlie.SE3) -> Rank:
         scenes, rig = at(level, pose)
         terms = settle_rig(scenes, level, rig, predict_rig(scenes, rig), reach).views
-        valid = jax.vmap(valid_mask)(scenes[0].frame)
-        return jax.tree.map(jnp.mean, jax.vmap(rank_of)(terms, valid))
 
-    apart = replace(APART, depth=APART.shift)
+        def of_view(terms, frame, place):
+            here = scenes[0]._replace(frame=frame)
+            share = _area(terms, here, place @ pose) if config.part else terms.mask.mean()
+            return rank_of(terms, valid_mask(frame), share)
+
+        ranks = jax.vmap(of_view)(terms, scenes[0].frame, rig.cameras)
+        return jax.tree.map(jnp.mean, ranks)
+
+    apart = replace(config.apart, depth=config.apart.shift)
     return contest(Contest(refine, rank, _distance(volume, apart)), poses, config)
 
 
@@ -277,11 +285,30 @@ def start_of(begun: jaxlie.SE3 | Found) -> tuple[jaxlie.SE3, Float[Array, ""]]:
     return begun, jnp.full((), jnp.inf, begun.wxyz_xyz.dtype)
 
 
-def rank_of(terms: Terms, valid: Float[Array, "rows columns"]) -> Rank:
-    """How unlikely it is that image and DRR agree so well on so many pixels by chance."""
+def rank_of(terms: Terms, valid: Float[Array, "rows columns"], share: Float[Array, ""]) -> Rank:
+    """How unlikely it is that image and DRR agree so well on so many pixels by chance.
+
+    Args:
+        terms: Of a pose.
+        valid: Valid pixels.
+        share: How much was compared, as a fraction of the same for all poses.
+    """
+    score = jnp.arctanh(jnp.clip(terms.similarity, -0.999, 0.999)) * jnp.sqrt(share)
     kept = terms.mask.sum() / jnp.maximum(valid.sum(), 1.0)
-    score = jnp.arctanh(jnp.clip(terms.similarity, -0.999, 0.999)) * jnp.sqrt(terms.mask.mean())
     return Rank(jnp.where(jnp.isfinite(score), score, -jnp.inf), terms.similarity, kept)
+
+
+def _area(terms: Terms, scene: Scene, pose: jaxlie.SE3) -> Float[Array, ""]:
+    """Area compared of a small volume, at its depth, for a cube as large as its tissue has faces.
+
+    Windows, and how much of them a shadow fills, differ from pose to pose.
+    """
+    coarse, focal = scene.coarsest, scene.frame.camera.intrinsic
+    voxel = jnp.abs(jnp.linalg.det(coarse.affine[:3, :3]))
+    tissue = voxel * (coarse.mu.reshape(-1, *coarse.mu.shape[-3:]).sum(0) > TISSUE).sum()
+    depth = pose.apply(coarse.isocenter)[2]
+    pixel = depth**2 / jnp.abs(focal[0, 0] * focal[1, 1])
+    return terms.mask.sum() * pixel / jnp.maximum(tissue, voxel) ** (2 / 3)
 
 
 def _distance(volume: Volume, unit: Prior) -> Callable[..., Float[Array, ""]]:

@@ -1,7 +1,8 @@
 """Search without a start: candidate poses from nothing but the volume, the camera and a range.
 
-Directions of the beam are sampled and rendered once (`matching.Library`); roll, depth and offset
-are found by matching the image with each. The best matches are refined and compared.
+Directions of the beam are sampled and rendered once (`matching.Library`, of a small volume
+`templates.Templates`); roll, depth and offset are found by matching the image with each. The best
+matches are refined and compared.
 """
 
 import functools
@@ -14,14 +15,16 @@ import jaxlie
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from jxreg import matching
+from jxreg import matching, templates
+from jxreg.alignment import Level, Prior
 from jxreg.camera import Camera
 from jxreg.candidates import CompareConfig, Found, compare, compare_views
 from jxreg.drr.coverage import cut_faces
 from jxreg.frame import Frame, square
-from jxreg.matching import Library
+from jxreg.matching import Library, Matches
 from jxreg.pose import from_carm
 from jxreg.precision import full_precision
+from jxreg.templates import Templates
 from jxreg.volume import Volume
 
 
@@ -48,9 +51,12 @@ class SearchConfig:
     rolls: int = 5
     depths: int = 4
     candidates: int = 24
-    """Matches that are refined in a round; as many by each of four measures."""
+    """Matches that are refined in a round; as many by each of the measures, of which there are four,
+    or one of a small volume (`compare.part`)."""
     rounds: int = 6
     """How many rounds of candidates are tried at most, until one is sure."""
+    slides: int = 11
+    """Depths that are tried for each candidate of a small volume where several images know it."""
     compare: CompareConfig = CompareConfig()
     """How they are refined and compared."""
     truncated: bool = True
@@ -66,6 +72,28 @@ AROUND = SearchConfig(
     depths=3,
 )
 """Around a start that is up to 80 mm off (mTRE): `search(volume, frame, start, config=AROUND)`."""
+PART = SearchConfig(
+    primary_centers_degrees=(0.0,),
+    primary_degrees=90.0,
+    secondary_degrees=90.0,
+    roll_degrees=90.0,
+    depth=40.0,
+    pixels=80,
+    directions=400,
+    rolls=20,
+    depths=1,
+    rounds=8,
+    compare=CompareConfig(
+        part=True,
+        sure=0.5,
+        finest=1024,
+        apart=Prior(shift=10.0, depth=60.0, rotation=0.3),
+        coarse=Level(32, 3, tolerance=0.1),
+        sieve=Level(128, 1),
+        judge=Level(128, 1),
+    ),
+)
+"""For a small volume, such as one bone, in a large image."""
 
 
 def make_library(
@@ -75,7 +103,7 @@ def make_library(
     *,
     config: SearchConfig = SearchConfig(),
     key: PRNGKeyArray | None = None,
-) -> Library:
+) -> Library | Templates:
     """Renders the volume from every direction of a range, once for a volume and a camera.
 
     Args:
@@ -95,7 +123,7 @@ def search(
     *,
     config: SearchConfig = SearchConfig(),
     key: PRNGKeyArray | None = None,
-    library: Library | None = None,
+    library: Library | Templates | None = None,
 ) -> Found:
     """Finds poses that explain an image, without a start.
 
@@ -156,7 +184,7 @@ def _library(
     turned: jaxlie.SO3,
     config: SearchConfig,
     key: PRNGKeyArray | None,
-) -> Library:
+) -> Library | Templates:
     """The library of one camera, which stands turned to the one that the centers are meant for."""
     depth = config.source_to_isocenter
     if around is None:
@@ -178,7 +206,7 @@ def _library(
 @full_precision
 def _rendered(
     volume: Volume, camera: Camera, centers, pairs, depth, config: SearchConfig
-) -> Library:
+) -> Library | Templates:
     def orientation(center, pair):
         primary, secondary = jnp.deg2rad(pair)
         tilt = jaxlie.SO3.from_x_radians(-secondary) @ jaxlie.SO3.from_y_radians(primary)
@@ -186,16 +214,20 @@ def _rendered(
 
     each = jax.vmap(jax.vmap(orientation, in_axes=(None, 0)), in_axes=(0, None))(centers, pairs)
     blank = Frame(jnp.zeros(camera.image_size), camera)
+    orientations = jaxlie.SO3(each.wxyz.reshape(-1, 4))
+    if config.compare.part:
+        small = square(blank, 2 * config.pixels).camera
+        return templates.make_templates(volume, small, orientations, depth)
     small = square(blank, config.pixels).camera
     cut = cut_faces(volume) if config.truncated else None
-    orientations = jaxlie.SO3(each.wxyz.reshape(-1, 4))
-    part = config.compare.part
-    return matching.make_library(volume, cut, small, orientations, depth, part=part)
+    return matching.make_library(volume, cut, small, orientations, depth)
 
 
 @functools.partial(jax.jit, static_argnames="config")
 @full_precision
-def _search(volume: Volume, frame: Frame, library: Library, config: SearchConfig) -> Found:
+def _search(
+    volume: Volume, frame: Frame, library: Library | Templates, config: SearchConfig
+) -> Found:
     seeds = _seeds(volume, frame, library, config)
     return compare(volume, frame, seeds, config=config.compare, truncated=config.truncated)
 
@@ -203,32 +235,102 @@ def _search(volume: Volume, frame: Frame, library: Library, config: SearchConfig
 @functools.partial(jax.jit, static_argnames="config")
 @full_precision
 def _search_views(volume: Volume, frames, cameras, libraries, config: SearchConfig) -> Found:
-    seeds = []
-    for frame, place, library in zip(frames, cameras, libraries, strict=True):
-        seen = _seeds(volume, frame, library, config)
-        rig_from_camera = place.inverse()
-        in_rig = jax.vmap(jax.vmap(lambda p, r=rig_from_camera: (r @ jaxlie.SE3(p)).wxyz_xyz))
-        seeds.append(in_rig(seen.wxyz_xyz))
-    poses = jaxlie.SE3(jnp.concatenate(seeds, axis=1))
+    views = zip(frames, libraries, strict=True)
+    seeds = [_seeds(volume, frame, library, config) for frame, library in views]
+    if config.compare.part:
+        poses = _slid(volume, frames, cameras, seeds, config)
+    else:
+        poses = _in_rig(cameras, seeds)
     return compare_views(
         volume, frames, cameras, poses, config=config.compare, truncated=config.truncated
     )
 
 
-def _seeds(volume: Volume, frame: Frame, library: Library, config: SearchConfig) -> jaxlie.SE3:
+def _in_rig(cameras: Sequence[jaxlie.SE3], seeds: Sequence[jaxlie.SE3]) -> jaxlie.SE3:
+    """What each image proposes, `rig_from_world`, in rounds that have some of each."""
+    poses = []
+    for place, each in zip(cameras, seeds, strict=True):
+        rig_from_camera = place.inverse()
+        in_rig = jax.vmap(jax.vmap(lambda p, r=rig_from_camera: (r @ jaxlie.SE3(p)).wxyz_xyz))
+        poses.append(in_rig(each.wxyz_xyz))
+    return jaxlie.SE3(jnp.concatenate(poses, axis=1))
+
+
+def _seeds(
+    volume: Volume, frame: Frame, library: Library | Templates, config: SearchConfig
+) -> jaxlie.SE3:
     """The best matches by each measure, as many of each, in rounds."""
-    rolls = jnp.deg2rad(config.roll_degrees) * jnp.asarray(_middles(config.rolls))
-    depths = 1 + config.depth / library.depth * jnp.asarray(_middles(config.depths))
-    image = square(frame, 2 * config.pixels)
-    matches = matching.match(
-        library, image, volume.isocenter, rolls, depths, part=config.compare.part
-    )
-    each = config.candidates // 4
-    rounds = min(config.rounds, matches.score.shape[1] // each)
+    matches = _matches(volume, square(frame, 2 * config.pixels), library, config)
+    measures, count = matches.score.shape
+    each = config.candidates // measures
+    rounds = min(config.rounds, count // each)
     _, best = jax.lax.top_k(matches.score, each * rounds)
     wxyz_xyz = jnp.take_along_axis(matches.pose.wxyz_xyz, best[..., None], axis=1)
-    turns = jnp.swapaxes(wxyz_xyz.reshape(4, rounds, each, 7), 0, 1)
-    return jaxlie.SE3(turns.reshape(rounds, 4 * each, 7))
+    turns = jnp.swapaxes(wxyz_xyz.reshape(measures, rounds, each, 7), 0, 1)
+    return jaxlie.SE3(turns.reshape(rounds, measures * each, 7))
+
+
+def _matches(
+    volume: Volume, image: Frame, library: Library | Templates, config: SearchConfig
+) -> Matches:
+    rolls = jnp.deg2rad(config.roll_degrees) * jnp.asarray(_middles(config.rolls))
+    depths = 1 + config.depth / library.depth * jnp.asarray(_middles(config.depths))
+    match = templates.match if isinstance(library, Templates) else matching.match
+    return match(library, image, volume.isocenter, rolls, depths)  # pyright: ignore
+
+
+def _slid(
+    volume: Volume,
+    frames: Sequence[Frame],
+    cameras: Sequence[jaxlie.SE3],
+    seeds: Sequence[jaxlie.SE3],
+    config: SearchConfig,
+) -> jaxlie.SE3:
+    """Poses that each image proposes, moved along its beam to where all images agree best.
+
+    One image hardly knows how far away a small volume is.
+
+    Args:
+        volume: The volume.
+        frames: The images.
+        cameras: `camera_from_rig` of each.
+        seeds: Of each image, `camera_from_world`, in rounds.
+        config: The search.
+
+    Returns:
+        `rig_from_world`, the best first, in rounds.
+    """
+    images = [square(frame, 2 * config.pixels) for frame in frames]
+    looks = [templates.look_at(image) for image in images]
+    offsets = config.depth * jnp.asarray(_middles(config.slides))
+
+    def total(rig_from_world):
+        views = zip(looks, images, cameras, strict=True)
+        return sum(
+            templates.agreement(volume, look, image.camera, place @ rig_from_world)
+            for look, image, place in views
+        )
+
+    def moved(rig_from_camera, pose, offset):
+        middle = pose.apply(volume.isocenter)
+        shift = jaxlie.SE3.from_translation(offset * middle / middle[2])
+        return rig_from_camera @ shift @ pose
+
+    def one(rig_from_camera, wxyz_xyz):
+        pose = jaxlie.SE3(wxyz_xyz)
+        all_depths = jax.vmap(lambda offset: moved(rig_from_camera, pose, offset))(offsets)
+        scores = jax.vmap(total)(all_depths)
+        best = scores.argmax()
+        return scores[best], all_depths.wxyz_xyz[best]
+
+    scores, poses = [], []
+    for place, each in zip(cameras, seeds, strict=True):
+        own = functools.partial(one, place.inverse())
+        score, pose = jax.lax.map(own, each.wxyz_xyz.reshape(-1, 7))
+        scores.append(score)
+        poses.append(pose)
+    order = jnp.argsort(-jnp.concatenate(scores))
+    return jaxlie.SE3(jnp.concatenate(poses)[order].reshape(-1, config.candidates, 7))
 
 
 def _facing(primary_degrees: float) -> jaxlie.SO3:

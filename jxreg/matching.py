@@ -19,7 +19,6 @@ from jxreg import alignment
 from jxreg.alignment import Level, Scene
 from jxreg.camera import Camera
 from jxreg.camera import crop as crop_camera
-from jxreg.drr.coverage import silhouette
 from jxreg.frame import Frame, downsample, valid_mask
 from jxreg.precision import full_precision
 from jxreg.similarity.features import (
@@ -32,10 +31,8 @@ from jxreg.volume import Volume, coarsest
 
 WINDOW = 0.08
 """Window of the local normalisation, as a fraction of the image's width."""
-SHADOW = 3
-"""Pixels around the shadow of a volume that is but a part of what the image shows."""
 LEAST_SHARE = 0.2
-"""Fraction of the image, or of the shadow if that is smaller, that a match must compare."""
+"""Fraction of the image, or of what the DRR explains if that is less, that a match must compare."""
 LEAST_CONTRAST = 0.05
 """Where either image shows less than this fraction of its contrast, a match counts less."""
 
@@ -54,12 +51,9 @@ class Library(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """The best shift, roll and depth of each direction, by four measures."""
+    """The best places by each of some measures."""
 
-    score: Float[Array, "4 directions"]
-    """Of the image, and of the image locally normalised: NCC of the gradients where both images
-    have them; and its Fisher z times the root of the share of the image that this was, which is how
-    unlikely it is by chance."""
+    score: Float[Array, "measures n"]
     pose: jaxlie.SE3
     """Leading axes as of the score."""
 
@@ -71,8 +65,6 @@ def make_library(
     camera: Camera,
     orientation: jaxlie.SO3,
     depth: Float[Array, ""],
-    *,
-    part: bool = False,
 ) -> Library:
     """Renders the volume from every direction, its isocenter on the optical axis.
 
@@ -82,7 +74,6 @@ def make_library(
         camera: Of the square image, of an even number of pixels.
         orientation: Of the camera, `camera_from_world`, with a leading axis.
         depth: From the source to the isocenter [mm].
-        part: As in `candidates.CompareConfig`.
     """
     coarse, pixels = coarsest(volume), camera.image_size[0]
     size = (2 * pixels, 2 * pixels)
@@ -95,7 +86,7 @@ def make_library(
         shift = jnp.array([0.0, 0.0, 1.0]) * depth - rotation @ volume.isocenter
         pose = jaxlie.SE3.from_rotation_and_translation(rotation, shift)
         image = alignment.predict((seen,), (pose,))
-        weight = silhouette(image, SHADOW) if part else jnp.ones_like(image)
+        weight = jnp.ones_like(image)
         if cut is not None:
             weight *= alignment.complete(seen, level, pose, cut)
         return _spectra(image, weight, pixels)
@@ -111,14 +102,11 @@ def match(
     isocenter: Float[Array, "3"],
     rolls: Float[Array, " rolls"],
     depths: Float[Array, " depths"],
-    *,
-    part: bool = False,
 ) -> Matches:
     """Moves the image over every DRR of the library, turned and scaled in several ways.
 
     How much contrast either image has where both are seen, and how much of the image that is, are
-    taken from the image without roll: they change little with it, and cost most. Not so for a part
-    of what the image shows, which has a shape of its own.
+    taken from the image without roll: they change little with it, and cost most.
 
     Args:
         library: From `make_library`.
@@ -126,7 +114,12 @@ def match(
         isocenter: Of the volume [mm].
         rolls: Rolls to try [rad].
         depths: Depths to try, as multiples of the library's.
-        part: As in `candidates.CompareConfig`.
+
+    Returns:
+        The best shift, roll and depth of each direction by four measures. Of the image, and of the
+        image locally normalised: NCC of the gradients where both images have them; and its Fisher z
+        times the root of the share of the image that this was, which is how unlikely it is by
+        chance.
     """
     small, pixels = downsample(frame, 2), frame.image.shape[0] // 2
 
@@ -134,9 +127,7 @@ def match(
         return jnp.conj(_spectra(*_turned(frame, small.camera, roll, depth), pixels))
 
     each = jax.vmap(jax.vmap(turned, in_axes=(None, 0)), in_axes=(0, None))(rolls, depths)
-    straight = each
-    if not part:
-        straight = jax.vmap(lambda depth: turned(0.0, depth))(depths)[None]
+    straight = jax.vmap(lambda depth: turned(0.0, depth))(depths)[None]
 
     def one(direction):
         share = _shifts(direction[0, 3] * straight[:, :, 0, 3]) / pixels**2
@@ -163,8 +154,11 @@ def match(
     shift = jnp.stack([column, row], -1) - pixels // 2
 
     def place(wxyz, roll, depth, shift):
-        orientation = jaxlie.SO3(wxyz)
-        return _placed(orientation, library.depth, roll, depth, shift, small.camera, isocenter)
+        # The optical axis of the DRR falls on this pixel of the turned image.
+        k = small.camera.intrinsic
+        ray = jnp.linalg.inv(k) @ jnp.append(k[:2, 2] - shift, 1.0)
+        ray = jnp.append(rotation_2d(roll) @ ray[:2] / depth, 1.0)
+        return placed(jaxlie.SO3(wxyz), library.depth * depth, roll, ray, isocenter)
 
     all_measures = jax.vmap(jax.vmap(place, in_axes=(None, 0, 0, 0)))
     poses = all_measures(library.orientation.wxyz, rolls[roll], depths[depth], shift)
@@ -208,7 +202,7 @@ def _turned(frame: Frame, camera: Camera, roll, depth):
     k, pixels = camera.intrinsic, camera.image_size[0]
     v, u = jnp.meshgrid(*[jnp.arange(pixels, dtype=k.dtype)] * 2, indexing="ij")
     rays = jnp.linalg.inv(k) @ jnp.stack([u.ravel(), v.ravel(), jnp.ones(pixels**2)])
-    moved = k @ jnp.stack([*(_rotation(roll) @ rays[:2] / depth), rays[2]])
+    moved = k @ jnp.stack([*(rotation_2d(roll) @ rays[:2] / depth), rays[2]])
     u, v = (2 * x + 0.5 for x in moved[:2])  # in the image of twice the size
     mask = valid_mask(frame)
 
@@ -221,21 +215,30 @@ def _turned(frame: Frame, camera: Camera, roll, depth):
     return image, jnp.where(weight > 0.99, 1.0, 0.0)
 
 
-def _rotation(angle):
+def rotation_2d(angle) -> Float[Array, "2 2"]:
+    """Turns a vector (x, y) by an angle [rad], from x to y."""
     c, s = jnp.cos(angle), jnp.sin(angle)
     return jnp.array([[c, -s], [s, c]])
 
 
-def _placed(orientation, depth, roll, scale, shift, camera: Camera, isocenter):
-    """The pose whose isocenter is seen where the match has it, the patient turned accordingly."""
-    k = camera.intrinsic
-    # The optical axis of the DRR falls on this pixel of the turned image.
-    seen = k[:2, 2] - shift
-    ray = jnp.linalg.inv(k) @ jnp.append(seen, 1.0)
-    beam = jnp.append(_rotation(roll) @ ray[:2] / scale, 1.0)
-    target = beam * depth * scale
-    unit = beam / jnp.linalg.norm(beam)
-    # The smallest rotation that takes the optical axis to the beam.
+def placed(
+    orientation: jaxlie.SO3,
+    depth: Float[Array, ""],
+    roll: Float[Array, ""],
+    ray: Float[Array, "3"],
+    isocenter: Float[Array, "3"],
+) -> jaxlie.SE3:
+    """The pose whose isocenter lies on a ray, the patient turned as the ray is from the axis.
+
+    Args:
+        orientation: `camera_from_world` of a pose with the isocenter on the optical axis.
+        depth: Of the isocenter along the axis [mm].
+        roll: About the axis, after the orientation [rad].
+        ray: From the source, with z = 1.
+        isocenter: Of the volume [mm].
+    """
+    unit = ray / jnp.linalg.norm(ray)
+    # The smallest rotation that takes the optical axis to the ray.
     tilt = jaxlie.SO3(jnp.stack([1 + unit[2], -unit[1], unit[0], jnp.zeros(())])).normalize()
     rotation = tilt @ jaxlie.SO3.from_z_radians(roll) @ orientation
-    return jaxlie.SE3.from_rotation_and_translation(rotation, target - rotation @ isocenter)
+    return jaxlie.SE3.from_rotation_and_translation(rotation, ray * depth - rotation @ isocenter)

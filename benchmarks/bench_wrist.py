@@ -10,9 +10,9 @@ views, default configuration; starts within 5 mm and 5 degrees on each axis of a
 was found from both views. Success over 200 points of bone: of one view an mRPD to the reference
 below 1 mm, of both views (`register_views`) an mTRE below 1 mm. `--later`: frame 0158, which has no
 reference, from the reference of 0099; each view alone, and tracked from frame 0099 to it, against
-both views at once. `--search`: no start; orientations within 90 degrees about each axis are searched,
-with as many keys, about a pose that is itself up to 30 degrees and 20 mm off on each axis; each view
-alone (mRPD) and both at once (mTRE).
+both views at once. `--search`: no start, with as many keys; orientations within 90 degrees about
+each axis of a pose that is itself up to 30 degrees and 20 mm off on each axis; each view alone
+(mRPD) and both at once (mTRE).
 """
 
 import argparse

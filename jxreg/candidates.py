@@ -145,7 +145,7 @@ def compare(
     def rank(level: Level, pose: jaxlie.SE3) -> Rank:
         here = scene(level, pose)
         terms = alignment.look(here, level, pose, config.reach)
-        share = _area(terms, here, pose) if config.part else terms.mask.mean()
+        share = compared_area(terms, here, pose) if config.part else terms.mask.mean()
         return rank_of(terms, valid_mask(here.frame), share)
 
     return contest(Contest(refine, rank, _distance(volume, config.apart)), poses, config)
@@ -197,7 +197,7 @@ def compare_views(
 
         def of_view(terms, frame, place):
             here = scenes[0]._replace(frame=frame)
-            share = _area(terms, here, place @ pose) if config.part else terms.mask.mean()
+            share = compared_area(terms, here, place @ pose) if config.part else terms.mask.mean()
             return rank_of(terms, valid_mask(frame), share)
 
         ranks = jax.vmap(of_view)(terms, scenes[0].frame, rig.cameras)
@@ -298,10 +298,15 @@ def rank_of(terms: Terms, valid: Float[Array, "rows columns"], share: Float[Arra
     return Rank(jnp.where(jnp.isfinite(score), score, -jnp.inf), terms.similarity, kept)
 
 
-def _area(terms: Terms, scene: Scene, pose: jaxlie.SE3) -> Float[Array, ""]:
-    """Area compared of a small volume, at its depth, for a cube as large as its tissue has faces.
+def compared_area(terms: Terms, scene: Scene, pose: jaxlie.SE3) -> Float[Array, ""]:
+    """Area compared of a small volume, at its depth, in faces of a cube as large as its tissue.
 
     Windows, and how much of them a shadow fills, differ from pose to pose.
+
+    Args:
+        terms: Of the pose.
+        scene: What was compared; of one image.
+        pose: `camera_from_world`.
     """
     coarse, focal = scene.coarsest, scene.frame.camera.intrinsic
     voxel = jnp.abs(jnp.linalg.det(coarse.affine[:3, :3]))

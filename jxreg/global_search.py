@@ -51,8 +51,8 @@ class SearchConfig:
     rolls: int = 5
     depths: int = 4
     candidates: int = 24
-    """Matches that are refined in a round; as many by each of the measures, of which there are four,
-    or one of a small volume (`compare.part`)."""
+    """Matches that are refined in a round; as many by each of four measures, or all by the one of a
+    small volume (`compare.part`)."""
     rounds: int = 6
     """How many rounds of candidates are tried at most, until one is sure."""
     slides: int = 11
@@ -306,10 +306,11 @@ def _slid(
 
     def total(rig_from_world):
         views = zip(looks, images, cameras, strict=True)
-        return sum(
+        each = [
             templates.agreement(volume, look, image.camera, place @ rig_from_world)
             for look, image, place in views
-        )
+        ]
+        return jnp.stack(each).sum()
 
     def moved(rig_from_camera, pose, offset):
         middle = pose.apply(volume.isocenter)

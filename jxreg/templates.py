@@ -37,7 +37,7 @@ LEAST_CONTRAST = 0.5
 
 
 class Templates(NamedTuple):
-    """DRRs of a small volume from many directions, half a field wide, twice as fine as the image."""
+    """DRRs of a small volume from many directions: half a field, twice as fine as the image."""
 
     orientation: jaxlie.SO3
     """Of the camera, `camera_from_world`, of each direction."""
@@ -210,12 +210,12 @@ def _features(template: Float[Array, "side side"], pixels: int) -> _Template:
 
 
 def _correlation(seen: _Spectra, template: _Template, least, size: int):
-    """Score of the template with its first pixel on each pixel, those before the first at the end."""
+    """Score of the template with its first pixel on each pixel; at the end those before them."""
     gradients = jnp.conj(jnp.fft.rfft2(template.gradients, (size, size)))
     weights = jnp.conj(jnp.fft.rfft2(template.weights, (size, size)))
     products = (seen.gradients * gradients).sum(0), seen.squares * weights, seen.weights * weights
-    sums = (jnp.fft.irfft2(product, (size, size)) for product in products)
-    return _score(*sums, template, least)
+    both, fixed, covered = jnp.fft.irfft2(jnp.stack(products), (size, size))
+    return _score(both, fixed, covered, template, least)
 
 
 def _score(both, fixed, covered, template: _Template, least):

@@ -81,7 +81,7 @@ class Found(NamedTuple):
     """Candidates that ended where the best one is."""
     lead: Float[Array, ""]
     """Score of the best pose less that of the best one that is another optimum; infinite if there
-    is none."""
+    is none; 0 if the finalists became one where no candidate was."""
     rounds: Int[Array, ""]
     """How many rounds of candidates were tried."""
 
@@ -229,8 +229,7 @@ def contest(rules: Contest, poses: jaxlie.SE3, config: CompareConfig) -> Found:
         )
 
     def unsure(state: _State):
-        sure = _lead(rules, state) > config.sure  # before the first round the lead is NaN
-        return (state.number < rounds) & ~sure
+        return (state.number < rounds) & ~(_lead(rules, state) > config.sure)
 
     nothing = jnp.full(count, -jnp.inf, poses.wxyz_xyz.dtype)
     anything = jaxlie.SE3(poses.wxyz_xyz[0, :count])
@@ -252,25 +251,35 @@ class _State(NamedTuple):
 def _found(rules: Contest, last: _State) -> Found:
     order = jnp.argsort(-last.ranks.score)
     poses, ranks = _at(last.best, order), jax.tree.map(lambda x: x[order], last.ranks)
-    rounds, each = last.ends.shape[:2]
-    tried = jnp.repeat(jnp.arange(rounds) < last.number, each)
-    ends = jaxlie.SE3(last.ends.reshape(-1, 7))
     return Found(
         poses,
         ranks.score,
         ranks.similarity,
         ranks.kept,
-        agreeing=(_near(rules, _at(poses, 0), ends) & tried).sum(),
+        agreeing=_agreeing(rules, last),
         lead=_lead(rules, last),
         rounds=last.number,
     )
 
 
+def _agreeing(rules: Contest, state: _State) -> Int[Array, ""]:
+    """Candidates that ended where the best pose is."""
+    rounds, each = state.ends.shape[:2]
+    tried = jnp.repeat(jnp.arange(rounds) < state.number, each)
+    best = _at(state.best, state.ranks.score.argmax())
+    return (_near(rules, best, jaxlie.SE3(state.ends.reshape(-1, 7))) & tried).sum()
+
+
 def _lead(rules: Contest, state: _State) -> Float[Array, ""]:
-    """Score of the best pose less that of the best one that is another optimum."""
+    """Score of the best pose less that of the best one that is another optimum.
+
+    Where finalists became one far from where all candidates were, nothing was compared: no lead.
+    """
     score = state.ranks.score
     others = ~_near(rules, _at(state.best, score.argmax()), state.best)
-    return score.max() - jnp.where(others, score, -jnp.inf).max()
+    lead = score.max() - jnp.where(others, score, -jnp.inf).max()
+    alone = jnp.isposinf(lead) & (_agreeing(rules, state) == 0)
+    return jnp.where(alone, 0.0, lead)  # NaN before the first round
 
 
 def best_of(found: Found) -> jaxlie.SE3:

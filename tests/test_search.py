@@ -11,7 +11,7 @@ import pytest
 import jxreg
 from jxreg import Camera, Frame, Volume, metrics
 from jxreg.alignment import Level
-from jxreg.candidates import CompareConfig, best_of, compare
+from jxreg.candidates import CompareConfig, Contest, Found, Rank, best_of, compare, contest
 from jxreg.global_search import SearchConfig, make_library, search, search_views
 from jxreg.pose import antipodal, from_carm, perturb
 from jxreg.register import RegisterConfig, register
@@ -127,6 +127,34 @@ def test_more_candidates_are_tried_unless_one_is_sure(volume):
         assert float(found.lead) > config.sure
         assert float(metrics.mrpd(best_of(found), pose, points)) < 1.5
         assert int(found.agreeing) == 1
+
+
+def test_finalists_that_become_one_where_no_candidate_was_are_not_sure():
+    """Of three places in a line the score likes the last; refined, all go to another one."""
+    places = [jaxlie.SE3.from_translation(jnp.array([float(x), 0.0, 0.0])) for x in (0, 1, 2, 3)]
+    starts = jaxlie.SE3(jnp.stack([each.wxyz_xyz for each in places]).reshape(2, 2, 7))
+    config = CompareConfig(finalists=2)
+
+    def contest_of(sink: float) -> Found:
+        def refine(level, poses):
+            moved = poses.wxyz_xyz.at[:, 4].set(sink)
+            return jaxlie.SE3(jnp.where(level.scatter, moved, poses.wxyz_xyz))
+
+        def rank(level, pose):
+            return Rank(*[pose.translation()[0]] * 3)
+
+        def away(one, other):
+            return 2 * jnp.abs(one.translation()[0] - other.translation()[0])
+
+        return contest(Contest(refine, rank, away), starts, config)
+
+    elsewhere, there = contest_of(9.0), contest_of(1.0)
+    assert int(elsewhere.rounds) == 2
+    assert float(elsewhere.lead) == 0.0
+    assert int(elsewhere.agreeing) == 0
+    assert int(there.rounds) == 1
+    assert float(there.lead) == np.inf
+    assert int(there.agreeing) == 1
 
 
 def test_two_views_without_a_start(volume):

@@ -275,8 +275,9 @@ def _matches(
 ) -> Matches:
     rolls = jnp.deg2rad(config.roll_degrees) * jnp.asarray(_middles(config.rolls))
     depths = 1 + config.depth / library.depth * jnp.asarray(_middles(config.depths))
-    match = templates.match if isinstance(library, Templates) else matching.match
-    return match(library, image, volume.isocenter, rolls, depths)  # pyright: ignore
+    if isinstance(library, Templates):
+        return templates.match(library, image, volume.isocenter, rolls, depths)
+    return matching.match(library, image, volume.isocenter, rolls, depths)
 
 
 def _slid(

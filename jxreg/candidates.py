@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jxreg import alignment
 from jxreg.alignment import Level, Prior, Scene, Terms
-from jxreg.drr.coverage import TISSUE, cut_faces
+from jxreg.drr.coverage import cut_faces, tissue_mask
 from jxreg.frame import Frame, square, valid_mask
 from jxreg.precision import full_precision
 from jxreg.rig import (
@@ -319,7 +319,7 @@ def compared_area(terms: Terms, scene: Scene, pose: jaxlie.SE3) -> Float[Array, 
     """
     coarse, focal = scene.coarsest, scene.frame.camera.intrinsic
     voxel = jnp.abs(jnp.linalg.det(coarse.affine[:3, :3]))
-    tissue = voxel * (coarse.mu.reshape(-1, *coarse.mu.shape[-3:]).sum(0) > TISSUE).sum()
+    tissue = voxel * tissue_mask(coarse).sum()
     depth = pose.apply(coarse.isocenter)[2]
     pixel = depth**2 / jnp.abs(focal[0, 0] * focal[1, 1])
     return terms.mask.sum() * pixel / jnp.maximum(tissue, voxel) ** (2 / 3)

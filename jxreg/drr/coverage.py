@@ -23,8 +23,8 @@ def cut_faces(volume: Volume, fraction: float = 0.25) -> Bool[Array, "2 3"]:
     tissue is at least `fraction` of the largest section along the same axis. Sections are counted
     on the coarsest level, faces on the finest of the coarser ones, whose slices are nearly as thin.
     """
-    tissue = _tissue(volume.coarser[0] if volume.coarser else volume)
-    sections = _tissue(coarsest(volume))
+    tissue = tissue_mask(volume.coarser[0] if volume.coarser else volume)
+    sections = tissue_mask(coarsest(volume))
     cut = []
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)
@@ -49,7 +49,7 @@ def missing_share(
         cut: From `cut_faces`.
         samples: Points on each ray.
     """
-    tissue = _tissue(volume)
+    tissue = tissue_mask(volume)
     last = jnp.array(tissue.shape, rays.length.dtype) - 1
     far = 1e5
     span = clip_to_box(rays, jnp.where(cut[0], -far, 0.0), jnp.where(cut[1], last + far, last))
@@ -85,6 +85,7 @@ def silhouette(
     return shown
 
 
-def _tissue(volume: Volume) -> Bool[Array, "x y z"]:
+def tissue_mask(volume: Volume) -> Bool[Array, "x y z"]:
+    """Which voxels count as tissue, all channels together."""
     mu = volume.mu.reshape(-1, *volume.mu.shape[-3:])
     return (mu.sum(0) if mu.shape[0] > 1 else mu[0]) > TISSUE

@@ -36,6 +36,9 @@ LEAST_SHARE = 0.2
 LEAST_CONTRAST = 0.05
 """Where either image shows less than this fraction of its contrast, a match counts less."""
 
+AXIS = (0.0, 0.0, 1.0)
+"""The optical axis, as a ray of `placed`."""
+
 
 class Library(NamedTuple):
     """Coarse DRRs of a volume from many directions, as spectra."""
@@ -82,9 +85,7 @@ def make_library(
     level = Level(pixels, 0)
 
     def one(wxyz):
-        rotation = jaxlie.SO3(wxyz)
-        shift = jnp.array([0.0, 0.0, 1.0]) * depth - rotation @ volume.isocenter
-        pose = jaxlie.SE3.from_rotation_and_translation(rotation, shift)
+        pose = placed(jaxlie.SO3(wxyz), depth, 0.0, jnp.array(AXIS), volume.isocenter)
         image = alignment.predict((seen,), (pose,))
         weight = jnp.ones_like(image)
         if cut is not None:
@@ -224,7 +225,7 @@ def rotation_2d(angle) -> Float[Array, "2 2"]:
 def placed(
     orientation: jaxlie.SO3,
     depth: Float[Array, ""],
-    roll: Float[Array, ""],
+    roll: float | Float[Array, ""],
     ray: Float[Array, "3"],
     isocenter: Float[Array, "3"],
 ) -> jaxlie.SE3:

@@ -19,7 +19,7 @@ from jxreg import drr
 from jxreg.camera import Camera
 from jxreg.drr.coverage import silhouette
 from jxreg.frame import Frame, valid_mask
-from jxreg.matching import Matches, placed, rotation_2d
+from jxreg.matching import AXIS, Matches, placed, rotation_2d
 from jxreg.precision import full_precision
 from jxreg.similarity.features import image_gradients, locally_normalised, visible
 from jxreg.similarity.windows import window_minimum
@@ -75,9 +75,7 @@ def make_templates(
     fine = replace(camera, intrinsic=intrinsic)
 
     def one(wxyz):
-        rotation = jaxlie.SO3(wxyz)
-        shift = jnp.array([0.0, 0.0, 1.0]) * depth - rotation @ volume.isocenter
-        pose = jaxlie.SE3.from_rotation_and_translation(rotation, shift)
+        pose = placed(jaxlie.SO3(wxyz), depth, 0.0, jnp.array(AXIS), volume.isocenter)
         return project(small, fine, pose, drr.joseph())
 
     return Templates(orientation, depth, jax.lax.map(one, orientation.wxyz, batch_size=8))

@@ -130,7 +130,7 @@ def test_more_candidates_are_tried_unless_one_is_sure(volume):
 
 
 def test_finalists_that_become_one_where_no_candidate_was_are_not_sure():
-    """Of three places in a line the score likes the last; refined, all go to another one."""
+    """Of two places in a round the score likes the last; refined, both go to one place."""
     places = [jaxlie.SE3.from_translation(jnp.array([float(x), 0.0, 0.0])) for x in (0, 1, 2, 3)]
     starts = jaxlie.SE3(jnp.stack([each.wxyz_xyz for each in places]).reshape(2, 2, 7))
     config = CompareConfig(finalists=2)

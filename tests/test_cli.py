@@ -129,6 +129,7 @@ REFUSED = {
     "no SDD": (_given(CT, "{inputs}/bare.npy"), "sdd"),
     "image and camera of different shapes": (_other_shape, "tall.npy"),
     "two starts": (_given(CT, XRAY, "--pose", "{inputs}/start.json", "--search"), "--search"),
+    "a part and a network": (_given(CT, XRAY, "--part", "--net", "net.st"), "--part"),
     "landmarks of the volume alone": (
         _given(CT, XRAY, "--landmarks", "points.mrk.json"),
         "--landmarks-2d",

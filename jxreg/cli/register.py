@@ -13,7 +13,7 @@ from jxreg.cli.options import (
     check_pose_options,
     read_volume,
 )
-from jxreg.cli.starts import StartOptions, check_start_options, finders
+from jxreg.cli.starts import StartOptions, check_start_options, finders, part_around
 from jxreg.detect import Detect
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _register_and_write(console, path, volume, tasks, start, config, out, second
         count, spent = len(chunk), dict(seconds)
         what = chunk[0].title if count == 1 else f"{count} frames, from {chunk[0].title}"
         with step(console, f"register {what}", spent):
-            chunk = _with_starts(volume, chunk, find, config)
+            chunk = _with_starts(volume, chunk, start, find, config)
             results = register_chunk(volume, chunk, config)
             if again is not None:
                 results = _retried(volume, chunk, results, again, config)
@@ -121,19 +121,28 @@ def _register_and_write(console, path, volume, tasks, start, config, out, second
 
 
 def _with_starts(
-    volume: "Volume", tasks: "list[Task]", find: "Finder", config: "RegisterConfig"
+    volume: "Volume",
+    tasks: "list[Task]",
+    given: StartOptions,
+    find: "Finder",
+    config: "RegisterConfig",
 ) -> "list[Task]":
-    """The tasks of a chunk, with starts found in their images if they have none."""
+    """The tasks of a chunk, with starts found in their images if they have none, or for a part."""
     import jax
 
     from jxreg.register import begin
 
-    return [
-        task._replace(start=jax.block_until_ready(begin(volume, task.frame, find, config)))
-        if task.start is None
-        else task
-        for task in tasks
-    ]
+    def started(task: "Task") -> "Task":
+        if task.start is None:
+            start = begin(volume, task.frame, find, config)
+        elif given.part:
+            start = part_around(volume, task.frame, task.start, config)
+            task = task._replace(start_source=f"search for a part around {task.start_source}")
+        else:
+            return task
+        return task._replace(start=jax.block_until_ready(start))
+
+    return [started(task) for task in tasks]
 
 
 def _retried(

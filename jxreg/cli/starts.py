@@ -1,6 +1,6 @@
 """Where a registration begins: a pose file, angles, landmarks, the header, a network, a search."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,9 @@ class StartOptions:
 
     search: bool = False
     """Search the whole range of a C-arm, whatever angles came with the image."""
+    part: bool = False
+    """The volume is a part of what the image shows, such as one bone cut out of a CT: search for it
+    within 90 degrees about each axis of the start, however far across the image."""
     landmarks: Path | None = None
     """Points of the volume: .mrk.json or .fcsv of 3D Slicer, or .csv (x, y, z in RAS [mm])."""
     landmarks_2d: Path | None = None
@@ -55,6 +58,8 @@ def check_start_options(pose: PoseOptions, start: StartOptions) -> None:
     if start.net is None and (start.several or start.antipodal):
         option = "--several" if start.several else "--antipodal"
         raise InputError(option, "no --net beside it", "a network", "give --net, or leave it out")
+    if start.net is not None and start.part:
+        raise InputError("--net and --part", "both", "one", "leave the other out")
     given = {
         "--pose": pose.pose is not None,
         "angles": has_angles(pose),
@@ -135,6 +140,8 @@ def finders(start: StartOptions, config: "RegisterConfig") -> "tuple[Finder, Fin
     from jxreg.recipes.model import Several, load_model, starter
     from jxreg.register import search_of
 
+    if start.part:
+        return searcher(part_of(config)), None
     if start.net is None:
         return searcher(search_of(config)), None
     model, several = load_model(start.net), Several(antipodal=start.antipodal)
@@ -142,6 +149,22 @@ def finders(start: StartOptions, config: "RegisterConfig") -> "tuple[Finder, Fin
         return starter(model, several), None
     one = Several((0.0,), antipodal=True) if start.antipodal else None
     return starter(model, one), starter(model, several)
+
+
+def part_of(config: "RegisterConfig") -> "SearchConfig":
+    """The search for a part, cut off or not as the configuration says."""
+    from jxreg.global_search import PART
+
+    return replace(PART, truncated=config.truncated)
+
+
+def part_around(
+    volume: "Volume", frame: "Frame", start: "jaxlie.SE3", config: "RegisterConfig"
+) -> "Found":
+    """A part that is searched around a start."""
+    from jxreg.global_search import search
+
+    return search(volume, frame, start, config=part_of(config))
 
 
 def searcher(config: "SearchConfig") -> "Finder":

@@ -80,6 +80,7 @@ def run_track(
 
     check_pose_options(pose)
     check_start_options(pose, start)
+    _refuse_part(start)
     chosen = read_track_config(config)
     console = progress_console()
     make_folder(out.parent)
@@ -97,6 +98,14 @@ def run_track(
     run = _follow(console, loaded, tasks, find, chosen)
     write_atomic(out, json_bytes(_record(volume, loaded, run, chosen)))
     return _summary(run, out)
+
+
+def _refuse_part(start: StartOptions) -> None:
+    from jxreg.errors import InputError
+
+    if start.part:
+        fix = "find it in the first frame by `jxreg register --part`, and give its --pose"
+        raise InputError("--part", "given to `jxreg track`", "a start of the first frame", fix)
 
 
 def _follow(

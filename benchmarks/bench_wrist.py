@@ -9,10 +9,10 @@ FOLDER is wrist-biplane-xray-ct of the autoscoper sample data. Frame 0099, radiu
 views, default configuration; starts within 5 mm and 5 degrees on each axis of a reference pose that
 was found from both views. Success over 200 points of bone: of one view an mRPD to the reference
 below 1 mm, of both views (`register_views`) an mTRE below 1 mm. `--later`: frame 0158, which has no
-reference, from the reference of 0099; each view alone, and tracked from frame 0099 to it, against
-both views at once. `--search`: no start, with as many keys; orientations within 90 degrees about
-each axis of a pose that is itself up to 30 degrees and 20 mm off on each axis; each view alone
-(mRPD) and both at once (mTRE).
+reference; searched and registered from the reference of 0099, each view alone and both at once, and
+tracked from frame 0099, against a search of both views. `--search`: no start, with as many keys;
+orientations within 90 degrees about each axis of a pose that is itself up to 30 degrees and 20 mm
+off on each axis; each view alone (mRPD) and both at once (mTRE).
 """
 
 import argparse
@@ -20,6 +20,7 @@ import importlib
 import itertools
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from timing import timed, write
 
 import jxreg
 from jxreg import metrics
-from jxreg.global_search import PART, search_views
+from jxreg.global_search import PART, PART_IN_VIEWS, search_views
 from jxreg.pose import from_matrix, perturb
 from jxreg.register import Nearby
 from jxreg.tracking import TrackConfig, track
@@ -45,6 +46,8 @@ read_calibration = importlib.import_module("05_real_wrist").read_calibration
 
 BONES = {"radius": "rad", "ulna": "uln"}
 VIEWS = ("cam01", "cam02")
+CASES = [f"{bone}:{view}" for bone in BONES for view in (*VIEWS, "both")]
+"""What is searched: a bone, and a view or both."""
 ASKED, ASKED_OF_BOTH = 0.7, 0.97
 """Least success rates that are asked for: of one view, and of both at once."""
 LATER = jxreg.RegisterConfig(nearby=Nearby(count=64, kept=6, shift=15.0, rotation=0.25))
@@ -110,61 +113,68 @@ def run_both(folder: Path, bone: str, starts: int, seed: int) -> list[dict]:
     return rows
 
 
-def run_later(folder: Path, bone: str) -> list[dict]:
-    """Frame 0158 in several ways; mRPD is the distance to what both views at once say."""
+def run_later(folder: Path, bone: str) -> Iterator[dict]:
+    """Frame 0158 in several ways; errors are the distance to a search of both views at once."""
     volume, reference, points = load_bone(folder, bone)
     frames, cameras = zip(*(load_view(folder, view, "0158") for view in VIEWS), strict=True)
-    both = register_views(
-        volume, frames, cameras, reference, config=replace(TWO_VIEWS, nearby=LATER.nearby)
-    )
-    rows = []
-    for view, frame, camera in zip(VIEWS, frames, cameras, strict=True):
-        start, agreed = camera @ reference, camera @ both.pose
-        alone = jxreg.register(volume, frame, start, config=LATER)
-        first, _ = load_view(folder, view)
-        pair = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, frame)
-        tracked = track(volume, pair, start, config=TrackConfig(each=LATER))
-        last = jax.tree.map(lambda x: x[1], tracked)
-        for way, result in (("alone", alone), ("tracked", last)):
-            row = outcome(result, agreed, points, volume.isocenter)
-            moved = float(metrics.mrpd(start, agreed, points))
-            rows.append({"view": view, "way": way, "start_mrpd_mm": moved, **row})
-    return rows
+    found = search_views(volume, frames, cameras, reference, config=PART_IN_VIEWS)
+    both = register_views(volume, frames, cameras, found)
+
+    def row(view: str, way: str, result, truth) -> dict:
+        return {"view": view, "way": way, **outcome(result, truth, points, volume.isocenter)}
+
+    yield row("both", "searched", both, both.pose)
+    views = list(zip(VIEWS, frames, cameras, strict=True))
+    for view, frame, camera in views:
+        found = jxreg.search(volume, frame, camera @ reference, config=PART)
+        yield row(view, "searched", jxreg.register(volume, frame, found), camera @ both.pose)
+    for view, frame, camera in views:
+        pair = jax.tree.map(lambda *x: jnp.stack(x), load_view(folder, view)[0], frame)
+        run = track(volume, pair, camera @ reference, config=TrackConfig(each=LATER))
+        last = jax.tree.map(lambda x: x[1], run)
+        yield row(view, "tracked", last, camera @ both.pose)
+    for view, frame, camera in views:
+        near = jxreg.register(volume, frame, camera @ reference, config=LATER)
+        yield row(view, "from 0099", near, camera @ both.pose)
+    config = replace(TWO_VIEWS, nearby=LATER.nearby)
+    near = register_views(volume, frames, cameras, reference, config=config)
+    yield row("both", "from 0099", near, both.pose)
 
 
-def run_search(folder: Path, bone: str, key: int) -> list[dict]:
-    """Each view, and both, from no start; mRPD of both is that of the first view."""
+def run_search(folder: Path, bone: str, view: str, key: int) -> dict:
+    """One view, or both, from no start; mRPD of both is that of the first view."""
     volume, truth, points = load_bone(folder, bone)
-    frames, cameras = zip(*(load_view(folder, view) for view in VIEWS), strict=True)
     off = jnp.asarray(np.random.default_rng(key).uniform(-CENTER, CENTER), float)
     center = perturb(truth, off, volume.isocenter)
     random = jax.random.key(key)
-    rows = []
-    for view, frame, camera in zip(VIEWS, frames, cameras, strict=True):
-        found, seconds = timed(
-            jxreg.search, volume, frame, camera @ center, config=PART, key=random
-        )
+    if view == "both":
+        frames, cameras = zip(*(load_view(folder, each) for each in VIEWS), strict=True)
+        how = {"config": PART_IN_VIEWS, "key": random}
+        found, seconds = timed(search_views, volume, frames, cameras, center, **how)
+        result = register_views(volume, frames, cameras, found)
+        row = outcome(result, truth, points, volume.isocenter)
+        row["mrpd_mm"] = float(metrics.mrpd(cameras[0] @ result.pose, cameras[0] @ truth, points))
+    else:
+        frame, camera = load_view(folder, view)
+        start = camera @ center
+        found, seconds = timed(jxreg.search, volume, frame, start, config=PART, key=random)
         result = jxreg.register(volume, frame, found)
         row = outcome(result, camera @ truth, points, volume.isocenter)
-        rows.append({"view": view, "search_s": seconds, "lead": float(found.lead), **row})
-    found, seconds = timed(search_views, volume, frames, cameras, center, config=PART, key=random)
-    result = register_views(volume, frames, cameras, found)
-    row = outcome(result, truth, points, volume.isocenter)
-    row["mrpd_mm"] = float(metrics.mrpd(cameras[0] @ result.pose, cameras[0] @ truth, points))
-    return [*rows, {"view": "both", "search_s": seconds, "lead": float(found.lead), **row}]
+    return {"view": view, "search_s": seconds, "lead": float(found.lead), **row}
 
 
-def search_all(folder: Path, keys: int, report: dict, out: Path) -> None:
-    """Every key and bone, written one by one; what is in the report already is not run again."""
-    done = {(row["key"], row["bone"]) for row in report["runs"]}
-    for key, bone in itertools.product(range(keys), BONES):
-        if (key, bone) in done:
+def search_all(folder: Path, keys: int, cases: list[str], report: dict, out: Path) -> None:
+    """Every case and key, written one by one; what is in the report already is not run again."""
+    done = {(row["bone"], row["view"], row["key"]) for row in report["runs"]}
+    chosen = [case.split(":") for case in cases]
+    for (bone, view), key in itertools.product(chosen, range(keys)):
+        if (bone, view, key) in done:
             continue
-        for row in run_search(folder, bone, key):
-            print(key, bone, json.dumps(row), flush=True)
-            report["runs"].append({"key": key, "bone": bone, **row})
+        row = run_search(folder, bone, view, key)
+        print(key, bone, json.dumps(row), flush=True)
+        report["runs"].append({"key": key, "bone": bone, **row})
         write(out, json.dumps(report, indent=1))
-    for bone, view in itertools.product(BONES, (*VIEWS, "both")):
+    for bone, view in chosen:
         rows = [row for row in report["runs"] if (row["bone"], row["view"]) == (bone, view)]
         error = "mtre_mm" if view == "both" else "mrpd_mm"
         good = sum(row[error] < 1 for row in rows)
@@ -188,12 +198,15 @@ def main() -> None:
     parser.add_argument("--both", action="store_true", help="both views at once")
     parser.add_argument("--later", action="store_true", help="frame 0158 in several ways")
     parser.add_argument("--search", type=int, default=0, metavar="KEYS", help="without a start")
+    parser.add_argument("--cases", nargs="+", default=CASES, help="of the search")
     parser.add_argument("--out", type=Path, default=Path("bench_wrist.json"))
     options = parser.parse_args()
     report = setting(__doc__) | {"seed": options.seed}
     if options.search:
-        report = resumed(options.out, report | {"config": repr(PART)}, ("config",))
-        return search_all(options.folder, options.search, report, options.out)
+        how = {"config": repr(PART), "config_of_both": repr(PART_IN_VIEWS)}
+        report = resumed(options.out, report | how, tuple(how))
+        keys, cases = options.search, options.cases
+        return search_all(options.folder, keys, cases, report, options.out)
     if options.both:
         report["config"] = repr(TWO_VIEWS)
     summarise = summary_of_both if options.both else summary

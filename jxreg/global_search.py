@@ -7,7 +7,7 @@ matches are refined and compared.
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -82,18 +82,35 @@ PART = SearchConfig(
     directions=400,
     rolls=20,
     depths=1,
-    rounds=8,
+    rounds=4,
     compare=CompareConfig(
         part=True,
         sure=0.5,
         finest=1024,
+        reach=Prior(shift=60.0, depth=25.0, rotation=0.5),
         apart=Prior(shift=10.0, depth=60.0, rotation=0.3),
-        coarse=Level(32, 3, tolerance=0.1),
+        coarse=Level(64, 2, tolerance=0.1),
         sieve=Level(128, 1),
+        fine=Level(128, 1, tolerance=0.1),
         judge=Level(128, 1),
     ),
 )
-"""For a small volume, such as one bone, in a large image."""
+"""For a small volume, such as one bone, in a large image.
+
+Its optimum is narrow, and another one is near: the first level must be fine, and see it to the end.
+One image hardly knows the depth, which is not let go far from where the search looks.
+"""
+PART_IN_VIEWS = replace(
+    PART,
+    rounds=8,
+    compare=replace(
+        PART.compare,
+        reach=Prior(shift=60.0, depth=80.0, rotation=0.5),
+        coarse=Level(32, 3, tolerance=0.1),
+        fine=Level(64, 2, steps=5, tolerance=0.1, scatter=True),
+    ),
+)
+"""The same for `search_views`: several images know the depth, and a coarser way will do."""
 
 
 def make_library(

@@ -2,13 +2,16 @@
 
     python benchmarks/bench_verdict.py --seed 1 --out verdict.json
     python benchmarks/fit_verdict.py verdict.json
+    python benchmarks/bench_verdict.py --how search --seed 1 --out verdict_search.json
+    python benchmarks/bench_verdict.py --how views --seed 1 --out verdict_views.json
 
 Protocol: the cases of `verdict_cases` for each CT, which is cropped along the patient at each end,
-registered with the default configuration. A run is right if it is of the kind "right" and its mRPD
-is below 2 mm. The area under the ROC curve is that of the probability. Each run is written down
-with its signals and its error in units of its covariance; `fit_verdict.py` fits the model to such a
-file. Runs are written as they are finished, and a second call goes on where the first one was
-stopped.
+registered with the default configuration from a start, or, fewer of them, without one (`--how
+search`), or from a start with a second image at right angles to the first one (`--how views`). A
+run is right if it is of the kind "right" and its mRPD is below 2 mm. The area under the ROC curve
+is that of the probability. Each run is written down with its signals and its error in units of its
+covariance; `fit_verdict.py` fits the model to such files. Runs are written as they are finished,
+and a second call goes on where the first one was stopped.
 """
 
 import argparse
@@ -18,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import accuracy
+import jax
 import jax.numpy as jnp
 import numpy as np
 import timing
@@ -26,9 +30,12 @@ from outcome import outcome, resumed, setting
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
+from timing import timed
 
 import jxreg
 from jxreg import evaluation
+from jxreg.confidence import Signals
+from jxreg.views import register_views
 
 RIGHT_MM = 2.0
 LEAST_AREA, MOST_FALSE, TRUE = 0.98, 0.01, 0.95
@@ -68,19 +75,46 @@ def summary(runs: list[dict], probability: np.ndarray | None = None) -> dict:
     }
 
 
-def run(name: str, cases: Iterator[verdict_cases.Case]) -> Iterator[dict]:
+def run(name: str, cases: Iterator[verdict_cases.Case], how: str) -> Iterator[dict]:
     """Registers the cases of one CT, with what each probability was made of."""
     for case in cases:
-        result = jxreg.register(case.volume, case.frame, case.start)
-        signals = result.signals
+        result, seconds = timed(registered, case, how)
         yield {
             "ct": name,
             "kind": case.kind,
             "number": case.number,
             **outcome(result, case.truth, case.landmarks, case.volume.isocenter),
             "kept": float(result.kept),
-            "signals": {key: float(value) for key, value in signals._asdict().items()},
+            "lead": lead_of(result),
+            "seconds": seconds,
+            "signals": {key: float(value) for key, value in signals_of(result)._asdict().items()},
         }
+
+
+def registered(case: verdict_cases.Case, how: str) -> jxreg.Registration:
+    """One case from its start, without one, or with both views."""
+    if how == "views":
+        return register_views(case.volume, case.frames, case.cameras, case.start)
+    return jxreg.register(case.volume, case.frames[0], None if how == "search" else case.start)
+
+
+def signals_of(result: jxreg.Registration) -> Signals:
+    """The signals; of several images those of the least probable one."""
+    if result.views is None:
+        return result.signals
+    worst = int(result.views.probability.argmin())
+    return jax.tree.map(lambda x: x[worst], result.views.signals)
+
+
+def lead_of(result: jxreg.Registration) -> float | None:
+    """What the search said, if there was one and it found another optimum."""
+    lead = np.inf if result.found is None else float(result.found.lead)
+    return lead if np.isfinite(lead) else None
+
+
+def counts_of(how: str) -> dict[str, int]:
+    """How many of each kind are run."""
+    return verdict_cases.COUNTS if how == "start" else verdict_cases.FEW
 
 
 def table(runs: list[dict]) -> Table:
@@ -90,7 +124,8 @@ def table(runs: list[dict]) -> Table:
     for name in ("kind", *names):
         shown.add_column(name, justify="right" if name != "kind" else "left")
     groups = {"right, mRPD < 2 mm": is_right, "right, but not its pose": _is_failure}
-    kinds = [kind for kind in verdict_cases.COUNTS if kind != "right"]
+    seen = {run["kind"] for run in runs}
+    kinds = [kind for kind in verdict_cases.COUNTS if kind != "right" and kind in seen]
     groups |= {kind: lambda run, kind=kind: run["kind"] == kind for kind in kinds}
     for label, belongs in groups.items():
         mine = [[r for r in runs if r["ct"] == name and belongs(r)] for name in names]
@@ -110,6 +145,7 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--cts", nargs="+", choices=list(accuracy.CTS), default=list(accuracy.CTS))
     add("--crop", type=float, default=30.0, help="cut off at each end of the CT [mm]")
+    add("--how", choices=("start", "search", "views"), default="start")
     add("--seed", type=int, default=0)
     add("--data", type=Path, default=accuracy.data_folder(), help="folder of the CTs")
     add("--out", type=Path, default=Path("bench_verdict.json"))
@@ -118,8 +154,9 @@ def arguments() -> argparse.Namespace:
 
 def begin(options: argparse.Namespace) -> dict:
     """A new report, or the one that is to be gone on with."""
-    new = setting(__doc__ or "") | timing.machine() | {"crop": options.crop, "seed": options.seed}
-    return resumed(options.out, new, ("config", "crop", "seed"))
+    asked = {"how": options.how, "crop": options.crop, "seed": options.seed}
+    new = setting(__doc__ or "") | timing.machine() | asked
+    return resumed(options.out, new, ("config", *asked))
 
 
 def main() -> None:
@@ -134,9 +171,10 @@ def main() -> None:
     with Progress(*columns, console=console) as progress:
         for name in options.cts:
             done = {(r["kind"], r["number"]) for r in report["runs"] if r["ct"] == name}
-            total = sum(verdict_cases.COUNTS.values())
-            bar = progress.add_task(name, total=total, completed=len(done))
-            for row in run(name, verdict_cases.cases(name, cts, options.crop, options.seed, done)):
+            counts, views = counts_of(options.how), 2 if options.how == "views" else 1
+            bar = progress.add_task(name, total=sum(counts.values()), completed=len(done))
+            cases = verdict_cases.cases(name, cts, options.crop, options.seed, done, counts, views)
+            for row in run(name, cases, options.how):
                 report["runs"].append(row)
                 timing.write(options.out, json.dumps(report, indent=1))
                 progress.advance(bar)

@@ -1,10 +1,12 @@
 """Fits the model of `jxreg.confidence` to runs of `bench_verdict.py`, and says how far to trust it.
 
     python benchmarks/fit_verdict.py verdict.json
+    python benchmarks/fit_verdict.py verdict.json --judged fresh.json
 
 Logistic regression with a weak prior on the weights of the standardised features. Each CT is also
 judged by a model that was fitted to the others (the two chests leave together); those numbers are
-what to expect of a patient that nobody has seen. Runs that need no model to be refused (no signal,
+what to expect of a patient that nobody has seen. The runs that are judged may be others than those
+of the fit. Runs that need no model to be refused (no signal,
 out of view) have probability 0. The same for the factor on the covariance, which is chosen so that
 95 % of the right runs lie in the 95 % ellipsoid.
 """
@@ -12,6 +14,7 @@ out of view) have probability 0. The same for the factor on the covariance, whic
 import argparse
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -58,28 +61,68 @@ def left_out(runs: list[dict]) -> np.ndarray:
     return np.array([run["ct"].split("-")[0] for run in runs])
 
 
+class Runs(NamedTuple):
+    """Runs, and what the fit needs to know of each."""
+
+    rows: list[dict]
+    x: np.ndarray
+    """Features, a row for each run."""
+    right: np.ndarray
+    judged: np.ndarray
+    """Whether the model is asked at all."""
+    group: np.ndarray
+    squares: np.ndarray
+    """Squared error of the pose in units of its covariance."""
+
+
+def runs_of(paths: list[Path]) -> Runs:
+    """The runs of some files of `bench_verdict.py`."""
+    rows = [row for path in paths for row in json.loads(path.read_text())["runs"]]
+    return Runs(
+        rows,
+        features(rows),
+        np.array([is_right(row) for row in rows]),
+        np.array([row["status"] not in {s.name for s in HOPELESS} for row in rows]),
+        left_out(rows),
+        6 * np.array([row["error_in_sigmas"] for row in rows]) ** 2,
+    )
+
+
+def of_others(known: Runs, fresh: Runs) -> tuple[np.ndarray, dict[str, float]]:
+    """Probability of each fresh run by a model of the known runs of other patients.
+
+    Returns:
+        The probabilities; and of each patient, how often the 95 % ellipsoid holds the truth if the
+        factor on the covariance is that of the others.
+    """
+    unseen, holds = np.zeros(len(fresh.rows)), {}
+    for name in np.unique(fresh.group):
+        here, others = fresh.group == name, known.group != name
+        mine = others & known.judged
+        model = fit(known.x[mine], known.right[mine])
+        unseen[here] = probability(model, fresh.x[here], fresh.judged[here])
+        factor = _factor(known.squares[others & known.right])
+        holds[str(name)] = float((fresh.squares[here & fresh.right] < CHI2_95 * factor).mean())
+    return unseen, holds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("runs", type=Path, nargs="+", help="of bench_verdict.py")
+    parser.add_argument("runs", type=Path, nargs="+", help="of bench_verdict.py, to be fitted")
+    parser.add_argument("--judged", type=Path, nargs="+", help="to be judged; else the same")
     options, console = parser.parse_args(), Console(width=120)
-    runs = [run for path in options.runs for run in json.loads(path.read_text())["runs"]]
-    x, right = features(runs), np.array([is_right(run) for run in runs])
-    judged = np.array([run["status"] not in {s.name for s in HOPELESS} for run in runs])
-    group, squares = left_out(runs), 6 * np.array([r["error_in_sigmas"] for r in runs]) ** 2
-    unseen, holds = np.zeros(len(runs)), {}
-    for name in np.unique(group):
-        here, others = group == name, (group != name) & judged
-        unseen[here] = probability(fit(x[others], right[others]), x[here], judged[here])
-        factor = _factor(squares[others & right])
-        holds[name] = float((squares[here & right] < CHI2_95 * factor).mean())
+    known = runs_of(options.runs)
+    fresh = runs_of(options.judged) if options.judged else known
+    unseen, holds = of_others(known, fresh)
     console.print("Each CT by a model of the others:")
-    say(console, summary(runs, unseen) | {"ellipsoid_holds": float(np.mean(list(holds.values())))})
+    say(console, summary(fresh.rows, unseen) | {"ellipsoid_holds": np.mean(list(holds.values()))})
     console.print({name: f"{share:.1%}" for name, share in holds.items()}, highlight=False)
-    console.print(reliability(unseen, right))
-    model = fit(x[judged], right[judged])
+    console.print(reliability(unseen, fresh.right))
+    model = fit(known.x[known.judged], known.right[known.judged])
     console.print("WEIGHTS =", tuple(np.round(model[:-1], 3).tolist()), highlight=False)
     console.print("OFFSET =", round(float(model[-1]), 3), highlight=False)
-    console.print("covariance times", round(_factor(squares[right]), 4), highlight=False)
+    factor = _factor(known.squares[known.right])
+    console.print("covariance times", round(factor, 4), highlight=False)
 
 
 def _factor(squares: np.ndarray) -> float:

@@ -13,7 +13,8 @@ of its own, a start, and the volume that it is registered to:
     black     an image without signal, but for noise
     away      a start so far aside that the volume is out of view
 
-All but the first kind are wrong whatever pose comes out; their starts are up to 20 mm off.
+All but the first kind are wrong whatever pose comes out; their starts are up to 20 mm off. Of two
+views the second one is that of the same C-arm turned by 90 degrees, spoilt in the same way.
 """
 
 from collections.abc import Iterator
@@ -42,6 +43,8 @@ COUNTS = {
     "away": 4,
 }
 """Cases of each kind for each CT."""
+FEW = {"right": 8, "patient": 2, "part": 1, "mirrored": 2, "turned": 1, "sdd": 2}
+"""The same where a registration takes longer."""
 PARTNER = {"chest": "chest-lidc", "chest-lidc": "chest"}
 """Another patient, where there is one."""
 ELSEWHERE = {"chest": "head", "chest-lidc": "pelvis", "head": "pelvis", "pelvis": "chest-lidc"}
@@ -50,6 +53,8 @@ STRETCH = np.array([1.08, 1.0, 0.92])
 FAR_MM, NEAR_MM = 60.0, 20.0
 AWAY_MM = 400.0
 DISTANCE = 700.0
+BESIDE_DEGREES = 90.0
+"""Primary angle between the views."""
 
 
 class Case(NamedTuple):
@@ -58,14 +63,22 @@ class Case(NamedTuple):
     kind: str
     number: int
     volume: jxreg.Volume
-    frame: jxreg.Frame
+    frames: tuple[jxreg.Frame, ...]
+    cameras: tuple[jaxlie.SE3, ...]
+    """Of each frame, in the axes of the first one: `camera_from_rig`."""
     start: jaxlie.SE3
     truth: jaxlie.SE3
     landmarks: jax.Array
 
 
 def cases(
-    name: str, cts: dict[str, jxreg.Volume], crop: float, seed: int, skip: set[tuple[str, int]]
+    name: str,
+    cts: dict[str, jxreg.Volume],
+    crop: float,
+    seed: int,
+    skip: set[tuple[str, int]],
+    counts: dict[str, int] = COUNTS,
+    views: int = 1,
 ) -> Iterator[Case]:
     """The cases of one CT, cropped by so many millimetres at each end.
 
@@ -75,13 +88,15 @@ def cases(
         crop: Cut off at each end [mm].
         seed: Of views, starts and noise.
         skip: Kinds and numbers that are not wanted.
+        counts: How many of each kind.
+        views: 1 or 2. The first view of a case is the same for both.
     """
     volume = crop_ends(cts[name], crop)
     landmarks = bone_landmarks(volume)
     stretched = _stretched(volume)
     draw, move = jax.jit(evaluation.random_start), jax.jit(perturb)
     make, two = jax.jit(simulate), {}
-    for kind, count in COUNTS.items():
+    for kind, count in counts.items():
         for number in range(count):
             if (kind, number) in skip:
                 continue
@@ -89,17 +104,24 @@ def cases(
             shown = _shown(name, kind)
             if shown not in two:
                 two[shown] = materials(cts[shown])
-            truth, seen = _view(random, cts[name].isocenter, cts[shown].isocenter)
+            poses, seen = _view(random, cts[name].isocenter, cts[shown].isocenter)
+            truth = poses[0]
             key, start_key = jax.random.split(jax.random.key(int(random.integers(2**31))))
-            image = make(key, two[shown], CAMERA, seen, _acquisition(random))
+            image = make(key, two[shown], CAMERA, seen[0], _acquisition(random))
             far = FAR_MM if kind == "right" else NEAR_MM
             twist = draw(
                 start_key, truth, landmarks, pivot=volume.isocenter, mtre_range=(0.0, far)
             ).twist
             begin = move(truth, twist, volume.isocenter)
             frame, begin = _spoilt(random, kind, shutters(random, image), begin, volume)
+            frames = [frame]
+            if views > 1:
+                key = jax.random.fold_in(key, 1)
+                image = make(key, two[shown], CAMERA, seen[1], _acquisition(random))
+                frames.append(_spoilt(random, kind, shutters(random, image), begin, volume)[0])
+            cameras = (jaxlie.SE3.identity(), poses[1] @ truth.inverse())[:views]
             registered = stretched if kind == "patient" and shown == name else volume
-            yield Case(kind, number, registered, frame, begin, truth, landmarks)
+            yield Case(kind, number, registered, tuple(frames), cameras, begin, truth, landmarks)
 
 
 def shutters(random: np.random.Generator, image) -> jxreg.Frame:
@@ -120,14 +142,23 @@ def _shown(name: str, kind: str) -> str:
     return PARTNER.get(name, name) if kind == "patient" else name
 
 
-def _view(random: np.random.Generator, isocenter, other) -> tuple[jaxlie.SE3, jaxlie.SE3]:
-    """A pose about one isocenter, and the same about another."""
+def _view(random: np.random.Generator, isocenter, other) -> tuple[list, list]:
+    """Poses of both views about one isocenter, and the same about another."""
     angles = random.uniform(-1, 1, 3) * [60.0, 30.0, 15.0]
     angles[0] += 180.0 * random.integers(2)
     offset = random.uniform(-20, 20, 3)
 
     def at(center):
-        return from_carm(*angles, source_to_isocenter=DISTANCE, isocenter=center, offset=offset)
+        return [
+            from_carm(
+                angles[0] + turn,
+                *angles[1:],
+                source_to_isocenter=DISTANCE,
+                isocenter=center,
+                offset=offset,
+            )
+            for turn in (0.0, BESIDE_DEGREES)
+        ]
 
     return at(isocenter), at(other)
 

@@ -1,16 +1,22 @@
 """The benchmark of the verdict and the fit of its model count and fit rightly."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import bench_verdict as bench
 import fit_verdict as fitting
+import verdict_cases
 
+from jxreg import phantoms
 from jxreg.confidence import Signals
+from jxreg.pose import rotation_angle
 
 
 def a_run(kind="right", mrpd=0.5, probability=0.9, status="OK", sigmas=1.0, ct="head", **signals):
@@ -64,6 +70,76 @@ def test_both_chests_leave_together():
     assert list(fitting.left_out(runs)) == ["chest", "chest", "head"]
 
 
+def test_fresh_runs_are_judged_by_what_is_known_of_other_patients():
+    """The head's own runs say the opposite of the others', and have no say."""
+    random, rest = np.random.default_rng(0), Signals._fields[1:]
+
+    def known(ct, good):
+        rows = [
+            a_run(
+                "right" if n % 2 else "part",
+                ct=ct,
+                similarity=good if n % 2 else 1 - good,
+                **dict(zip(rest, random.uniform(0.1, 0.11, 3), strict=True)),
+            )
+            for n in range(20)
+        ]
+        return fitting.Runs(
+            rows,
+            fitting.features(rows),
+            np.array([bench.is_right(row) for row in rows]),
+            np.ones(20, bool),
+            fitting.left_out(rows),
+            np.full(20, 6.0),
+        )
+
+    both = [known("head", 0.1), known("pelvis", 0.9)]
+    rows = [row for runs in both for row in runs.rows]
+    arrays = [np.concatenate(pair) for pair in zip(*(runs[1:] for runs in both), strict=True)]
+    unseen, holds = fitting.of_others(fitting.Runs(rows, *arrays), known("head", 0.9))
+    assert (unseen[1::2] > 0.5).all()
+    assert (unseen[::2] < 0.5).all()
+    assert list(holds) == ["head"]
+
+
 def test_features_follow_the_signals():
     one, other = fitting.features([a_run(), a_run(fine_motion=1.0)])
     assert (one != other).sum() == 1
+
+
+@pytest.fixture(scope="module")
+def two_cts():
+    """Stand-ins for the head and what is shown instead of it."""
+    phantom = phantoms.total(phantoms.pelvis_and_spine())
+    volume = phantoms.voxelise(phantom, *phantoms.grid_around(phantom, 8.0))
+    return {"head": volume, "pelvis": replace(volume, mu=volume.mu[::-1])}
+
+
+def cases_of(cts, views, **counts):
+    return list(verdict_cases.cases("head", cts, 0.0, 3, set(), counts, views))
+
+
+def test_a_second_view_is_beside_the_first_one(two_cts):
+    one, two = (cases_of(two_cts, views, right=1)[0] for views in (1, 2))
+    assert (len(one.frames), len(two.frames)) == (1, 2)
+    np.testing.assert_array_equal(one.frames[0].image, two.frames[0].image)
+    np.testing.assert_array_equal(one.start.wxyz_xyz, two.start.wxyz_xyz)
+    turn = rotation_angle(*two.cameras)
+    assert float(jnp.rad2deg(turn)) == pytest.approx(90.0, abs=0.1)
+    apart = jnp.abs(two.frames[0].image - two.frames[1].image).mean()
+    assert float(apart) > 0.1 * float(two.frames[0].image.mean())
+
+
+def test_both_views_are_spoilt(two_cts):
+    (wrong,) = cases_of(two_cts, 2, sdd=1)
+    for frame in wrong.frames:
+        assert abs(float(frame.camera.sdd) / 1020.0 - 1) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_signals_of_several_views_are_those_of_the_worst():
+    signals = Signals(*(jnp.array([0.1 * n, 0.2 * n]) for n in range(1, 5)))
+    views = SimpleNamespace(probability=jnp.array([0.9, 0.2]), signals=signals)
+    found = bench.signals_of(SimpleNamespace(views=views, signals=None))
+    np.testing.assert_allclose(np.array(found), 0.2 * np.arange(1, 5), rtol=1e-6)
+    alone = SimpleNamespace(views=None, signals="its own")
+    assert bench.signals_of(alone) == "its own"

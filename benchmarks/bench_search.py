@@ -47,7 +47,7 @@ SEARCHES = {
         directions=100,
         rolls=3,
         depths=2,
-        candidates=16,
+        candidates=18,
     ),
     "clinical": SearchConfig(source_to_isocenter=DISTANCE),
 }

@@ -46,12 +46,12 @@ class SearchConfig:
     """Nearer and farther by up to this much [mm]."""
     pixels: int = 32
     """Rows and columns of the image in the matching, an even number."""
-    directions: int = 160
+    directions: int = 320
     """Directions around each center."""
     rolls: int = 5
     depths: int = 4
     candidates: int = 24
-    """Matches that are refined in a round; as many by each of four measures, or all by the one of a
+    """Matches that are refined in a round; as many by each of six measures, or all by the one of a
     small volume (`compare.part`)."""
     rounds: int = 6
     """How many rounds of candidates are tried at most, until one is sure."""
@@ -279,7 +279,7 @@ def _seeds(
     """The best matches by each measure, as many of each, in rounds."""
     matches = _matches(volume, square(frame, 2 * config.pixels), library, config)
     measures, count = matches.score.shape
-    each = config.candidates // measures
+    each = max(1, config.candidates // measures)
     rounds = min(config.rounds, count // each)
     _, best = jax.lax.top_k(matches.score, each * rounds)
     wxyz_xyz = jnp.take_along_axis(matches.pose.wxyz_xyz, best[..., None], axis=1)

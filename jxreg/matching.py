@@ -31,8 +31,12 @@ from jxreg.volume import Volume, coarsest
 
 WINDOW = 0.08
 """Window of the local normalisation, as a fraction of the image's width."""
-LEAST_SHARE = 0.2
-"""Fraction of the image, or of what the DRR explains if that is less, that a match must compare."""
+LEAST_SHARES = ((0.2,), (0.2, 0.07))
+"""Fractions of the image, or of what the DRR explains if that is less, that a match must compare:
+of the image as it is, and locally normalised. Where little of the patient is in the image and in
+the scan, the right place has but the smallest; where there is more, chance finds better there."""
+MEASURES = 2 * sum(map(len, LEAST_SHARES))
+"""By which a match is good."""
 LEAST_CONTRAST = 0.05
 """Where either image shows less than this fraction of its contrast, a match counts less."""
 
@@ -117,10 +121,10 @@ def match(
         depths: Depths to try, as multiples of the library's.
 
     Returns:
-        The best shift, roll and depth of each direction by four measures. Of the image, and of the
-        image locally normalised: NCC of the gradients where both images have them; and its Fisher z
-        times the root of the share of the image that this was, which is how unlikely it is by
-        chance.
+        The best shift, roll and depth of each direction by six measures. Of the image, and of the
+        image locally normalised, each among places that compare at least as much as `LEAST_SHARES`:
+        NCC of the gradients where both images have them; and its Fisher z times the root of the
+        share of the image that this was, which is how unlikely it is by chance.
     """
     small, pixels = downsample(frame, 2), frame.image.shape[0] // 2
 
@@ -132,7 +136,7 @@ def match(
 
     def one(direction):
         share = _shifts(direction[0, 3] * straight[:, :, 0, 3]) / pixels**2
-        least = LEAST_SHARE * jnp.minimum(_total(direction[0, 3]) / pixels**2, 1.0)
+        explained = jnp.minimum(_total(direction[0, 3]) / pixels**2, 1.0)
         root = jnp.sqrt(jnp.maximum(share, 0))
         scores = []
         for look in range(2):
@@ -144,9 +148,11 @@ def match(
             moving = jnp.maximum(moving, LEAST_CONTRAST * moving.max())
             both = _shifts(ix * each[:, :, look, 0] + iy * each[:, :, look, 1])
             ncc = both / jnp.sqrt(jnp.maximum(fixed * moving, 1e-12))
-            ncc = jnp.where(share > least, jnp.clip(ncc, -0.99, 0.99), -0.99)
-            scores += [ncc, jnp.arctanh(ncc) * root]
-        scores = jnp.stack(scores).reshape(4, -1)
+            for least in LEAST_SHARES[look]:
+                seen = share > least * explained
+                enough = jnp.where(seen, jnp.clip(ncc, -0.99, 0.99), -0.99)
+                scores += [enough, jnp.arctanh(enough) * root]
+        scores = jnp.stack(scores).reshape(MEASURES, -1)
         return scores.max(1), scores.argmax(1)
 
     score, best = jax.lax.map(one, library.spectra, batch_size=4)

@@ -34,6 +34,8 @@ from jxreg.rig import (
 )
 from jxreg.volume import Volume
 
+AGREEING = 0.25
+"""Share of the candidates that must have ended at a pose which was compared with no other one."""
 WINDOW = 128
 """Pixels of the window around a small volume."""
 
@@ -81,7 +83,7 @@ class Found(NamedTuple):
     """Candidates that ended where the best one is."""
     lead: Float[Array, ""]
     """Score of the best pose less that of the best one that is another optimum; infinite if there
-    is none; 0 if the finalists became one where no candidate was."""
+    is none; 0 if the finalists became one where fewer than a quarter of the candidates were."""
     rounds: Int[Array, ""]
     """How many rounds of candidates were tried."""
 
@@ -273,13 +275,14 @@ def _agreeing(rules: Contest, state: _State) -> Int[Array, ""]:
 def _lead(rules: Contest, state: _State) -> Float[Array, ""]:
     """Score of the best pose less that of the best one that is another optimum.
 
-    Where finalists became one far from where all candidates were, nothing was compared: no lead.
+    Where finalists became one, nothing was compared: no lead, unless many candidates were there.
     """
     score = state.ranks.score
     others = ~_near(rules, _at(state.best, score.argmax()), state.best)
     lead = score.max() - jnp.where(others, score, -jnp.inf).max()
-    alone = jnp.isposinf(lead) & (_agreeing(rules, state) == 0)
-    return jnp.where(alone, 0.0, lead)  # NaN before the first round
+    tried = state.number * state.ends.shape[1]
+    few = _agreeing(rules, state) < AGREEING * tried
+    return jnp.where(jnp.isposinf(lead) & few, 0.0, lead)  # NaN before the first round
 
 
 def best_of(found: Found) -> jaxlie.SE3:

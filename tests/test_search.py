@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import jxreg
-from jxreg import Camera, Frame, Volume, metrics
+from jxreg import Camera, Frame, Volume, matching, metrics
 from jxreg.alignment import Level
 from jxreg.candidates import CompareConfig, Contest, Found, Rank, best_of, compare, contest
+from jxreg.frame import square
 from jxreg.global_search import SearchConfig, make_library, search, search_views
 from jxreg.pose import antipodal, from_carm, perturb
 from jxreg.register import RegisterConfig, register
@@ -95,6 +96,23 @@ def test_a_pose_is_found_without_a_start(volume, library, name):
     assert int(found.agreeing) >= 1
 
 
+def test_a_match_may_compare_little_of_the_image_where_there_is_no_more(volume, library):
+    """Shutters leave a seventh of the image: no match by the measures that ask for a fifth."""
+    there, axis = jaxlie.SO3(library.orientation.wxyz[4]), jnp.array(matching.AXIS)
+    pose = matching.placed(there, library.depth, 0.0, axis, volume.isocenter)
+    small = square(xray(volume, pose), 2 * NARROW.pixels)
+    side = small.image.shape[0]
+    open_ = jnp.zeros_like(small.image).at[side // 4 : 3 * side // 4, side // 4 : 5 * side // 8]
+    look = jnp.zeros(1), jnp.ones(1)
+    found = matching.match(library, replace(small, mask=open_.set(1)), volume.isocenter, *look)
+    assert found.score.shape == (matching.MEASURES, NARROW.directions)
+    assert float(found.score[:4].max()) < 0
+    assert int(found.score[4].argmax()) == 4
+    assert float(found.score[4].max()) > 0.7
+    at = found.pose.wxyz_xyz[4, 4]
+    assert float(metrics.mrpd(jaxlie.SE3(at), pose, volume.isocenter + 40.0 * jnp.eye(3))) < 12
+
+
 def test_the_same_key_finds_the_same_and_another_looks_elsewhere(volume):
     keys = [jax.random.key(3), jax.random.key(3), jax.random.key(4)]
     directions = [make_library(volume, CAMERA, config=NARROW, key=key) for key in keys]
@@ -129,13 +147,13 @@ def test_more_candidates_are_tried_unless_one_is_sure(volume):
         assert int(found.agreeing) == 1
 
 
-def test_finalists_that_become_one_where_no_candidate_was_are_not_sure():
+def test_finalists_that_become_one_where_few_candidates_were_are_not_sure():
     """Of two places in a round the score likes the last; refined, both go to one place."""
     places = [jaxlie.SE3.from_translation(jnp.array([float(x), 0.0, 0.0])) for x in (0, 1, 2, 3)]
     starts = jaxlie.SE3(jnp.stack([each.wxyz_xyz for each in places]).reshape(2, 2, 7))
     config = CompareConfig(finalists=2)
 
-    def contest_of(sink: float) -> Found:
+    def contest_of(sink: float, starts: jaxlie.SE3 = starts) -> Found:
         def refine(level, poses):
             moved = poses.wxyz_xyz.at[:, 4].set(sink)
             return jaxlie.SE3(jnp.where(level.scatter, moved, poses.wxyz_xyz))
@@ -155,6 +173,13 @@ def test_finalists_that_become_one_where_no_candidate_was_are_not_sure():
     assert int(there.rounds) == 1
     assert float(there.lead) == np.inf
     assert int(there.agreeing) == 1
+    more = [jaxlie.SE3.from_translation(jnp.array([float(-x), 0.0, 0.0])) for x in range(10)]
+    crowd = jnp.stack([each.wxyz_xyz for each in more])
+    lone, many = (contest_of(0.0, jaxlie.SE3(x)) for x in (crowd, crowd.at[5:].set(crowd[0])))
+    assert int(lone.agreeing) == 1
+    assert float(lone.lead) == 0.0
+    assert int(many.agreeing) == 6
+    assert float(many.lead) == np.inf
 
 
 def test_two_views_without_a_start(volume):

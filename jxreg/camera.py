@@ -197,6 +197,21 @@ def window(
     return replace(camera, intrinsic=move @ camera.intrinsic, image_size=(pixels, pixels))
 
 
+def with_lens(camera: Camera, lens: Float[Array, "3"]) -> Camera:
+    """A camera whose detector is further away or shifted.
+
+    Args:
+        camera: The camera as it was thought to be.
+        lens: Logarithm of the factor on its SDD, shift (u, v) of its principal point [mm].
+    """
+    row, column = pixel_spacing(camera)
+    stretch = jnp.exp(lens[0])
+    focal = camera.intrinsic[:2, :2] * stretch
+    centre = camera.intrinsic[:2, 2] + lens[1:] / jnp.stack([column, row])
+    intrinsic = camera.intrinsic.at[:2, :2].set(focal).at[:2, 2].set(centre)
+    return replace(camera, intrinsic=intrinsic, sdd=camera.sdd * stretch)
+
+
 @full_precision
 def flip_horizontal(camera: Camera) -> Camera:
     """Camera of the image with its columns in reverse order."""

@@ -32,7 +32,7 @@ from jxreg.alignment import (
 from jxreg.alignment import predict as predict_image
 from jxreg.alignment import settle as settle_image
 from jxreg.ascent import climbs
-from jxreg.camera import Camera, pixel_spacing
+from jxreg.camera import with_lens
 from jxreg.frame import Frame
 from jxreg.pose import perturb
 from jxreg.refinement import (
@@ -238,21 +238,6 @@ def _per_view(function: Callable, scenes: tuple[Scene, ...], rig: Rig, *more) ->
 def body_of(rig: Rig, number: int) -> jaxlie.SE3:
     """Pose of one body, `rig_from_world`."""
     return jax.tree.map(lambda x: x[number], rig.bodies)
-
-
-def with_lens(camera: Camera, lens: Float[Array, "3"]) -> Camera:
-    """A camera whose detector is further away or shifted.
-
-    Args:
-        camera: The camera as it was thought to be.
-        lens: Logarithm of the factor on its SDD, shift (u, v) of its principal point [mm].
-    """
-    row, column = pixel_spacing(camera)
-    stretch = jnp.exp(lens[0])
-    focal = camera.intrinsic[:2, :2] * stretch
-    centre = camera.intrinsic[:2, 2] + lens[1:] / jnp.stack([column, row])
-    intrinsic = camera.intrinsic.at[:2, :2].set(focal).at[:2, 2].set(centre)
-    return replace(camera, intrinsic=intrinsic, sdd=camera.sdd * stretch)
 
 
 def motion_of(start: Rig, pivots: Float[Array, "bodies 3"], geometry: Geometry) -> Motion:

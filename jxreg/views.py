@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from jxreg import alignment
 from jxreg.alignment import Aligned, Level, Prior, Scene, Terms, climb_of
+from jxreg.camera import with_lens
 from jxreg.candidates import Found, start_of
 from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
@@ -46,7 +47,6 @@ from jxreg.rig import (
     rig_scene,
     settle_rig,
     stacked,
-    with_lens,
 )
 from jxreg.verdict import Evidence, judge
 from jxreg.volume import Volume

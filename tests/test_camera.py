@@ -2,13 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import jaxlie
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jxreg import camera as cameras
-from jxreg.camera import Camera, detector_points, project_points
+from jxreg.camera import Camera, detector_points, project_points, with_lens
 from jxreg.errors import InputError
 from jxreg.pose import from_carm
 
@@ -258,3 +259,14 @@ def test_points_at_the_source_s_depth_stay_finite():
     camera, pose = skewed(), pose_at()
     source = pose.inverse().translation()
     assert np.isfinite(np.array(project(camera, pose, source[None]))).all()
+
+
+def test_a_lens_stretches_about_the_shifted_principal_point():
+    camera = Camera.from_sdd(1000.0, (96, 80), (3.0, 3.0))
+    changed = with_lens(camera, jnp.array([jnp.log(1.1), 6.0, -3.0]))
+    point = jnp.array([[30.0, -12.0, 700.0]])
+    before, after = (project_points(c, jaxlie.SE3.identity(), point)[0] for c in (camera, changed))
+    centre = camera.intrinsic[:2, 2]
+    shift = jnp.array([2.0, -1.0])  # pixels of 3 mm
+    np.testing.assert_allclose(after - centre - shift, 1.1 * (before - centre), rtol=1e-4)
+    np.testing.assert_allclose(changed.sdd, 1100.0, rtol=1e-5)

@@ -11,7 +11,7 @@ from moving_bodies import BODIES, CAMERA, camera_at, landmarks, scan, xray
 
 from jxreg.alignment import Aligned, Level, Terms
 from jxreg.ascent import Climb
-from jxreg.camera import project_points
+from jxreg.camera import project_points, with_lens
 from jxreg.candidates import Found
 from jxreg.errors import InputError
 from jxreg.frame import Frame
@@ -19,7 +19,7 @@ from jxreg.metrics import mtre
 from jxreg.pose import perturb, rotation_angle
 from jxreg.refinement import RefineTrace
 from jxreg.register import Descent, Nearby, RegisterConfig, through
-from jxreg.rig import Geometry, with_lens
+from jxreg.rig import Geometry
 from jxreg.verdict import Status
 from jxreg.views import register_views
 

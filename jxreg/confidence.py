@@ -22,25 +22,32 @@ class Signals(NamedTuple):
     root mean square."""
     broad_motion: Float[Array, "*batch"]
     """The same of larger structures."""
+    sdd: Float[Array, "*batch"]
+    """Logarithm of the factor on the SDD that would explain the image better, the pose being free
+    to follow; 0 where the image cannot tell."""
     depth: Float[Array, "*batch"]
     """How much deeper the pose is than the start [mm]."""
+    kept: Float[Array, "*batch"]
+    """Fraction of the shadow's pixels that could be compared."""
 
 
-WEIGHTS, OFFSET = (1.565, -2.367, -2.886, -5.43), -9.327
-"""Of `features`: 352 runs, four CTs cropped by 30 mm at each end, 87 of them right."""
+WEIGHTS, OFFSET = (2.311, -2.495, -1.726, -1.969, -2.683, 1.593), -18.365
+"""Of `features`: 704 runs, four CTs cropped by 30 mm at each end, 194 of them right."""
 SPREAD = 0.2
 """Factor on the covariance that residuals and prior give, after which 97 % of the right runs lie in
 the 95 % ellipsoid."""
 
 
-def features(signals: Signals) -> Float[Array, "4 *batch"]:
+def features(signals: Signals) -> Float[Array, "6 *batch"]:
     """The signals in the form that the model weighs."""
     return jnp.stack(
         [
             jnp.arctanh(jnp.clip(signals.similarity, -0.99, 0.99)),
             jnp.log(signals.fine_motion + 0.01),
             jnp.log(signals.broad_motion + 0.01),
-            jnp.log1p(jnp.abs(signals.depth) / 30.0),
+            jnp.log(jnp.abs(signals.sdd) + 0.005),
+            jnp.log1p((signals.depth / 40.0) ** 2),
+            jnp.log(signals.kept + 0.05),
         ]
     )
 

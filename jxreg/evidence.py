@@ -46,7 +46,7 @@ def evidence_of(
         finite=_all_finite(volume, frame, first.pose, last.terms),
         contrast=_contrast(volume, frame),
         overlap=jnp.minimum(*overlaps),
-        kept=_fraction(last.terms.mask, last.terms.shadow),
+        kept=signals.kept,
         similarity=last.terms.similarity,
         initial_similarity=first.terms.similarity,
         probability=probability(signals),
@@ -92,7 +92,3 @@ def _overlap(volume: Volume, frame: Frame, look: Look) -> Float[Array, ""]:
     weight = mu.ravel()
     share = (weight * inside).sum() / jnp.maximum(weight.sum(), 1e-12)
     return jnp.maximum(share, look.terms.shadow.mean() * inside.any())
-
-
-def _fraction(mask: Array, shadow: Array) -> Float[Array, ""]:
-    return (mask * shadow).sum() / jnp.maximum(shadow.sum(), 1.0)

@@ -61,14 +61,15 @@ def seen():
     xray = jax.jit(alignment.predict)((scene,), (pose,))
 
     @jax.jit
-    def signals(factor, depth):
-        """Of a camera and a depth that are too large by these factors."""
+    def signals(factor, depth, blind=False):
+        """Of a camera and a depth that are too large by these factors; blind: all is masked."""
         intrinsic = camera.intrinsic.at[:2, :2].multiply(factor)
         longer = replace(camera, intrinsic=intrinsic, sdd=factor * camera.sdd)
         wrong = replace(scene.frame, image=xray, camera=longer)
         shifted = replace_depth(pose, depth, volume)
         assumed = scene._replace(frame=wrong)
         terms = alignment.look(assumed, level, shifted, Prior())
+        terms = terms._replace(mask=jnp.where(blind, 0.0, terms.mask))
         return signals_of(assumed, pose, shifted, terms)
 
     return signals
@@ -84,7 +85,9 @@ def test_nothing_is_left_to_say_at_the_truth(seen):
     signals = seen(1.0, 1.0)
     assert float(signals.similarity) > 0.999
     assert float(jnp.stack([signals.fine_motion, signals.broad_motion]).max()) < 1e-3
+    assert abs(float(signals.sdd)) < 1e-4
     assert float(signals.depth) == 0.0
+    assert float(signals.kept) > 0.9
 
 
 @pytest.mark.parametrize("factor", [0.94, 1.05])
@@ -92,12 +95,32 @@ def test_a_wrong_sdd_is_seen(seen, factor):
     """With the depth that hides it best: the isocenter is as large as it was."""
     signals = seen(factor, factor)
     assert float(signals.broad_motion) > 0.05
+    assert 0.3 < float(signals.sdd) / -np.log(factor) < 1.2
     assert float(signals.depth) == pytest.approx(700 * (factor - 1), rel=1e-3)
 
 
+def test_a_wrong_depth_is_no_wrong_sdd(seen):
+    assert abs(float(seen(1.0, 1.005).sdd)) < 0.3 * abs(float(seen(1.05, 1.05).sdd))
+
+
+def test_where_nothing_is_compared_the_sdd_is_believed(seen):
+    assert abs(float(seen(1.05, 1.05).sdd)) > 0.01
+    blind = seen(1.05, 1.05, blind=True)
+    assert (float(blind.sdd), float(blind.kept)) == (0.0, 0.0)
+
+
+def test_signals_of_a_batch(seen):
+    factors = jnp.array([0.95, 1.0, 1.05])
+    many = jax.vmap(seen)(factors, factors)
+    for number, factor in enumerate(factors):
+        alone = seen(factor, factor)
+        mine = jax.tree.map(lambda x, i=number: x[i], many)
+        np.testing.assert_allclose(np.array(mine), np.array(alone), rtol=1e-4, atol=2e-4)
+
+
 def test_probability_falls_with_each_signal():
-    good = Signals(*(jnp.asarray(x) for x in (0.97, 0.1, 0.1, 5.0)))
-    bad = Signals(*(jnp.asarray(x) for x in (0.3, 2.0, 2.0, 100.0)))
+    good = Signals(*(jnp.asarray(x) for x in (0.97, 0.1, 0.1, 0.002, 5.0, 0.9)))
+    bad = Signals(*(jnp.asarray(x) for x in (0.3, 2.0, 2.0, 0.1, 100.0, 0.2)))
     best = float(probability(good))
     assert best > 0.9
     assert float(probability(bad)) < 0.01
@@ -108,7 +131,7 @@ def test_probability_falls_with_each_signal():
 
 
 def test_probability_of_a_batch():
-    pairs = ((0.97, 0.3), (0.15, 2.0), (0.2, 2.0), (5.0, 9.0))
+    pairs = ((0.97, 0.3), (0.15, 2.0), (0.2, 2.0), (-0.01, 0.05), (5.0, -90.0), (0.9, 0.3))
     many = Signals(*(jnp.asarray(pair) for pair in pairs))
     alone = [float(probability(jax.tree.map(lambda x, i=i: x[i], many))) for i in (0, 1)]
     np.testing.assert_allclose(probability(many), alone, rtol=1e-5)

@@ -30,10 +30,10 @@ RIDGE = 0.3
 LEAST_GAIN, LARGEST_GAIN = 0.2, 3.0
 SDD_WINDOW = 0.02
 """Window of the local normalisation for the SDD, as a fraction of the image's width."""
-SDD_BELIEF, SDD_PIXELS = 0.1, 900.0
-"""Standard deviation of the logarithm of the SDD before the image is asked, and how many
-independent measurements the image is worth then: where it shows too little, as of a small bone, the
-SDD is believed."""
+SDD_BELIEF, SDD_PIXELS = 0.1, 100.0
+"""Standard deviation of the logarithm of the SDD before the image is asked, and how many of the
+pixels compared make one independent measurement then: where they show too little, as of a small
+bone, the SDD is believed."""
 
 
 def signals_of(scene: Scene, start: jaxlie.SE3, pose: jaxlie.SE3, terms: Terms) -> Signals:
@@ -88,7 +88,8 @@ def sdd_error(scene: Scene, pose: jaxlie.SE3, terms: Terms) -> Float[Array, ""]:
     left = moving - local_features(frame.image, terms.mask, SDD_WINDOW).ravel()
     hessian = product(columns, columns.T)
     hessian = hessian + jnp.diag(1e-6 * jnp.diag(hessian) + 1e-9)
-    hessian = hessian.at[6, 6].add(product(left, left) / SDD_PIXELS)
+    variance = product(left, left) / jnp.maximum(terms.mask.sum() / SDD_PIXELS, 1.0)
+    hessian = hessian.at[6, 6].add(variance)
     return -SDD_BELIEF * jnp.linalg.solve(hessian, product(columns, left))[6]
 
 

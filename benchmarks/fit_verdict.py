@@ -26,7 +26,7 @@ from scipy.optimize import minimize
 from jxreg import confidence
 from jxreg.register import HOPELESS
 
-WEAK = 1.0
+WEAK = 3.0
 """Precision of the prior on a weight, of a feature with a standard deviation of 1."""
 BINS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 

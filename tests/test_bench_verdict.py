@@ -80,7 +80,7 @@ def test_fresh_runs_are_judged_by_what_is_known_of_other_patients():
                 "right" if n % 2 else "part",
                 ct=ct,
                 similarity=good if n % 2 else 1 - good,
-                **dict(zip(rest, random.uniform(0.1, 0.11, 3), strict=True)),
+                **dict(zip(rest, random.uniform(0.1, 0.11, 5), strict=True)),
             )
             for n in range(20)
         ]
@@ -137,9 +137,9 @@ def test_both_views_are_spoilt(two_cts):
 
 
 def test_signals_of_several_views_are_those_of_the_worst():
-    signals = Signals(*(jnp.array([0.1 * n, 0.2 * n]) for n in range(1, 5)))
+    signals = Signals(*(jnp.array([0.1 * n, 0.2 * n]) for n in range(1, 7)))
     views = SimpleNamespace(probability=jnp.array([0.9, 0.2]), signals=signals)
     found = bench.signals_of(SimpleNamespace(views=views, signals=None))
-    np.testing.assert_allclose(np.array(found), 0.2 * np.arange(1, 5), rtol=1e-6)
+    np.testing.assert_allclose(np.array(found), 0.2 * np.arange(1, 7), rtol=1e-6)
     alone = SimpleNamespace(views=None, signals="its own")
     assert bench.signals_of(alone) == "its own"

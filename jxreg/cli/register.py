@@ -136,7 +136,7 @@ def _with_starts(
         if task.start is None:
             start = begin(volume, task.frame, find, config)
         elif given.part:
-            start = part_around(volume, task.frame, task.start, config)
+            start = part_around(volume, task.frame, _begin(task.start), config)
             task = task._replace(start_source=f"search for a part around {task.start_source}")
         else:
             return task

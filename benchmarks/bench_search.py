@@ -20,7 +20,7 @@ import accuracy
 import jax
 import numpy as np
 from bench_register import CAMERA, bone_landmarks, crop_ends
-from outcome import outcome, setting, summary
+from outcome import lead_of, outcome, setting, summary
 from rich.console import Console
 from rich.progress import Progress
 from simulated_xray import materials, shuttered, simulate
@@ -88,7 +88,7 @@ def run(ct: jxreg.Volume, options: argparse.Namespace, progress: Progress) -> di
             {
                 **outcome(result, truth, landmarks, registered.isocenter),
                 "found_mrpd_mm": float(mrpd(best_of(found), truth, landmarks)),
-                "lead": float(found.lead) if np.isfinite(found.lead) else None,
+                "lead": lead_of(found),
                 "kept": float(result.kept),
                 "search_s": searching,
                 "register_s": registering,

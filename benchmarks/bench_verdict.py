@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 import verdict_cases
-from outcome import outcome, resumed, setting
+from outcome import lead_of, outcome, resumed, setting
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
@@ -85,7 +85,7 @@ def run(name: str, cases: Iterator[verdict_cases.Case], how: str) -> Iterator[di
             "number": case.number,
             **outcome(result, case.truth, case.landmarks, case.volume.isocenter),
             "kept": float(result.kept),
-            "lead": lead_of(result),
+            "lead": lead_of(result.found),
             "seconds": seconds,
             "signals": {key: float(value) for key, value in signals_of(result)._asdict().items()},
         }
@@ -104,12 +104,6 @@ def signals_of(result: jxreg.Registration) -> Signals:
         return result.signals
     worst = int(result.views.probability.argmin())
     return jax.tree.map(lambda x: x[worst], result.views.signals)
-
-
-def lead_of(result: jxreg.Registration) -> float | None:
-    """What the search said, if there was one and it found another optimum."""
-    lead = np.inf if result.found is None else float(result.found.lead)
-    return lead if np.isfinite(lead) else None
 
 
 def counts_of(how: str) -> dict[str, int]:

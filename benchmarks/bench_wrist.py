@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import nibabel
 import numpy as np
-from outcome import outcome, resumed, setting, summary
+from outcome import lead_of, outcome, resumed, setting, summary
 from rich.progress import track as shown
 from timing import timed, write
 
@@ -160,7 +160,7 @@ def run_search(folder: Path, bone: str, view: str, key: int) -> dict:
         found, seconds = timed(jxreg.search, volume, frame, start, config=PART, key=random)
         result = jxreg.register(volume, frame, found)
         row = outcome(result, camera @ truth, points, volume.isocenter)
-    return {"view": view, "search_s": seconds, "lead": float(found.lead), **row}
+    return {"view": view, "search_s": seconds, "lead": lead_of(found), **row}
 
 
 def search_all(folder: Path, keys: int, cases: list[str], report: dict, out: Path) -> None:

@@ -16,6 +16,7 @@ from rich.progress import Progress
 
 import jxreg
 from jxreg import metrics
+from jxreg.candidates import Found
 from jxreg.pose import twist_between
 from jxreg.verdict import Status
 
@@ -32,6 +33,12 @@ def outcome(result: jxreg.Registration, truth, landmarks, isocenter) -> dict:
         "probability": float(result.probability),
         "similarity": float(result.similarity),
     }
+
+
+def lead_of(found: Found | None) -> float | None:
+    """What a search says of its best pose, if there was one and it found another optimum."""
+    lead = np.inf if found is None else float(found.lead)
+    return lead if np.isfinite(lead) else None
 
 
 def in_sigmas(error, covariance) -> float:

@@ -107,21 +107,22 @@ def cases(
             poses, seen = _view(random, cts[name].isocenter, cts[shown].isocenter)
             truth = poses[0]
             key, start_key = jax.random.split(jax.random.key(int(random.integers(2**31))))
-            image = make(key, two[shown], CAMERA, seen[0], _acquisition(random))
             far = FAR_MM if kind == "right" else NEAR_MM
             twist = draw(
                 start_key, truth, landmarks, pivot=volume.isocenter, mtre_range=(0.0, far)
             ).twist
             begin = move(truth, twist, volume.isocenter)
-            frame, begin = _spoilt(random, kind, shutters(random, image), begin, volume)
-            frames = [frame]
-            if views > 1:
-                key = jax.random.fold_in(key, 1)
-                image = make(key, two[shown], CAMERA, seen[1], _acquisition(random))
-                frames.append(_spoilt(random, kind, shutters(random, image), begin, volume)[0])
+            frames, starts = [], []
+            for view, noise in zip(seen[:views], (key, jax.random.fold_in(key, 1)), strict=False):
+                image = make(noise, two[shown], CAMERA, view, _acquisition(random))
+                frame, start = _spoilt(random, kind, shutters(random, image), begin, volume)
+                frames.append(frame)
+                starts.append(start)
             cameras = (jaxlie.SE3.identity(), poses[1] @ truth.inverse())[:views]
             registered = stretched if kind == "patient" and shown == name else volume
-            yield Case(kind, number, registered, tuple(frames), cameras, begin, truth, landmarks)
+            yield Case(
+                kind, number, registered, tuple(frames), cameras, starts[0], truth, landmarks
+            )
 
 
 def shutters(random: np.random.Generator, image) -> jxreg.Frame:

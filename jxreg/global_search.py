@@ -105,9 +105,9 @@ PART_IN_VIEWS = replace(
     rounds=8,
     compare=replace(
         PART.compare,
-        reach=Prior(shift=60.0, depth=80.0, rotation=0.5),
+        reach=CompareConfig.reach,
         coarse=Level(32, 3, tolerance=0.1),
-        fine=Level(64, 2, steps=5, tolerance=0.1, scatter=True),
+        fine=CompareConfig.fine,
     ),
 )
 """The same for `search_views`: several images know the depth, and a coarser way will do."""

@@ -147,10 +147,9 @@ def match(
             fixed = jnp.maximum(fixed, LEAST_CONTRAST * whole)
             moving = jnp.maximum(moving, LEAST_CONTRAST * moving.max())
             both = _shifts(ix * each[:, :, look, 0] + iy * each[:, :, look, 1])
-            ncc = both / jnp.sqrt(jnp.maximum(fixed * moving, 1e-12))
+            ncc = jnp.clip(both / jnp.sqrt(jnp.maximum(fixed * moving, 1e-12)), -0.99, 0.99)
             for least in LEAST_SHARES[look]:
-                seen = share > least * explained
-                enough = jnp.where(seen, jnp.clip(ncc, -0.99, 0.99), -0.99)
+                enough = jnp.where(share > least * explained, ncc, -0.99)
                 scores += [enough, jnp.arctanh(enough) * root]
         scores = jnp.stack(scores).reshape(MEASURES, -1)
         return scores.max(1), scores.argmax(1)

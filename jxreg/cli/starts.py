@@ -154,8 +154,9 @@ def finders(start: StartOptions, config: "RegisterConfig") -> "tuple[Finder, Fin
 def part_of(config: "RegisterConfig") -> "SearchConfig":
     """The search for a part, cut off or not as the configuration says."""
     from jxreg.global_search import PART
+    from jxreg.register import search_of
 
-    return replace(PART, truncated=config.truncated)
+    return search_of(replace(config, search=PART))
 
 
 def part_around(

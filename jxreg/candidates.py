@@ -36,6 +36,8 @@ from jxreg.volume import Volume
 
 AGREEING = 0.25
 """Share of the candidates that must have ended at a pose which was compared with no other one."""
+SCREENED = 32
+"""Poses that are screened together."""
 WINDOW = 128
 """Pixels of the window around a small volume."""
 
@@ -131,6 +133,38 @@ def compare(
     Returns:
         The finalists, good to a pixel or so of the finer level: `register` takes them as its start.
     """
+    return contest(_rules(volume, frame, config, truncated), poses, config)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "truncated"))
+@full_precision
+def screen(
+    volume: Volume,
+    frame: Frame,
+    poses: jaxlie.SE3,
+    *,
+    config: CompareConfig = CompareConfig(),
+    truncated: bool = True,
+) -> Float[Array, " n"]:
+    """Scores of poses as they are, at the coarse level: which of very many are worth refining.
+
+    Args:
+        volume: The patient.
+        frame: One image (attenuation) and its camera.
+        poses: `camera_from_world`, with a leading axis.
+        config: As in `compare`; static.
+        truncated: As in `RegisterConfig`; static.
+    """
+    rules = _rules(volume, frame, config, truncated)
+
+    def score(pose):
+        return rules.rank(config.coarse, pose).score
+
+    return jax.lax.map(score, poses, batch_size=SCREENED)
+
+
+def _rules(volume: Volume, frame: Frame, config: CompareConfig, truncated: bool) -> Contest:
+    """The contest of poses that explain one image."""
     cut = cut_faces(volume) if truncated else None
     finest = square(frame, config.finest)
 
@@ -150,7 +184,7 @@ def compare(
         share = compared_area(terms, here, pose) if config.part else terms.mask.mean()
         return rank_of(terms, valid_mask(here.frame), share)
 
-    return contest(Contest(refine, rank, _distance(volume, config.apart)), poses, config)
+    return Contest(refine, rank, _distance(volume, config.apart))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "truncated"))

@@ -18,7 +18,7 @@ from jaxtyping import PRNGKeyArray
 from jxreg import matching, templates
 from jxreg.alignment import Level, Prior
 from jxreg.camera import Camera
-from jxreg.candidates import CompareConfig, Found, compare, compare_views
+from jxreg.candidates import CompareConfig, Found, compare, compare_views, screen
 from jxreg.drr.coverage import cut_faces
 from jxreg.frame import Frame, square
 from jxreg.matching import Library, Matches
@@ -50,9 +50,11 @@ class SearchConfig:
     """Directions around each center."""
     rolls: int = 5
     depths: int = 4
+    screened: int = 960
+    """Matches whose DRRs are compared with the image; as many by each of six measures, or all by
+    the one of a small volume (`compare.part`)."""
     candidates: int = 24
-    """Matches that are refined in a round; as many by each of six measures, or all by the one of a
-    small volume (`compare.part`)."""
+    """The best of these that are refined in a round."""
     rounds: int = 6
     """How many rounds of candidates are tried at most, until one is sure."""
     slides: int = 11
@@ -62,6 +64,9 @@ class SearchConfig:
     truncated: bool = True
     """As in `RegisterConfig`."""
 
+
+SAME = 1e-3
+"""Two measures that agree to this propose the same pose [mm, quaternion]."""
 
 AROUND = SearchConfig(
     primary_degrees=30.0,
@@ -276,15 +281,20 @@ def _in_rig(cameras: Sequence[jaxlie.SE3], seeds: Sequence[jaxlie.SE3]) -> jaxli
 def _seeds(
     volume: Volume, frame: Frame, library: Library | Templates, config: SearchConfig
 ) -> jaxlie.SE3:
-    """The best matches by each measure, as many of each, in rounds."""
+    """The best matches by each measure, as many of each: the best DRRs of all first, in rounds."""
     matches = _matches(volume, square(frame, 2 * config.pixels), library, config)
     measures, count = matches.score.shape
-    each = max(1, config.candidates // measures)
-    rounds = min(config.rounds, count // each)
-    _, best = jax.lax.top_k(matches.score, each * rounds)
-    wxyz_xyz = jnp.take_along_axis(matches.pose.wxyz_xyz, best[..., None], axis=1)
-    turns = jnp.swapaxes(wxyz_xyz.reshape(measures, rounds, each, 7), 0, 1)
-    return jaxlie.SE3(turns.reshape(rounds, measures * each, 7))
+    _, best = jax.lax.top_k(matches.score, min(config.screened // measures, count))
+    wxyz_xyz = jnp.take_along_axis(matches.pose.wxyz_xyz, best[..., None], axis=1).reshape(-1, 7)
+    how = {"config": config.compare, "truncated": config.truncated}
+    score = screen(volume, frame, jaxlie.SE3(wxyz_xyz), **how)
+    order = jnp.argsort(-score)
+    again = jnp.abs(jnp.diff(wxyz_xyz[order], axis=0)).max(1) < SAME
+    score = jnp.where(jnp.append(False, again), -jnp.inf, score[order])
+    each = min(config.candidates, score.size)
+    rounds = min(config.rounds, score.size // each)
+    _, chosen = jax.lax.top_k(score, rounds * each)
+    return jaxlie.SE3(wxyz_xyz[order][chosen].reshape(rounds, each, 7))
 
 
 def _matches(

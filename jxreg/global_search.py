@@ -51,7 +51,7 @@ class SearchConfig:
     rolls: int = 5
     depths: int = 4
     screened: int = 960
-    """Matches whose DRRs are compared with the image; as many by each of six measures, or all by
+    """Matches whose DRRs are compared with the image; as many by each of four measures, or all by
     the one of a small volume (`compare.part`)."""
     candidates: int = 24
     """The best of these that are refined in a round."""

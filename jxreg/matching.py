@@ -31,11 +31,11 @@ from jxreg.volume import Volume, coarsest
 
 WINDOW = 0.08
 """Window of the local normalisation, as a fraction of the image's width."""
-LEAST_SHARES = ((0.2,), (0.2, 0.07))
-"""Fractions of the image, or of what the DRR explains if that is less, that a match must compare:
-of the image as it is, and locally normalised. Where little of the patient is in the image and in
-the scan, the right place has but the smallest; where there is more, chance finds better there."""
-MEASURES = 2 * sum(map(len, LEAST_SHARES))
+LEAST_SHARES = (0.2, 0.07)
+"""Fractions of the image, or of what the DRR explains if that is less, that a match must compare.
+Where little of the patient is in the image and in the scan, the right place has but the smaller
+one; where there is more, chance finds better there."""
+MEASURES = 2 * len(LEAST_SHARES)
 """By which a match is good."""
 LEAST_CONTRAST = 0.05
 """Where either image shows less than this fraction of its contrast, a match counts less."""
@@ -51,10 +51,9 @@ class Library(NamedTuple):
     """Of the camera, `camera_from_world`, of each direction."""
     depth: Float[Array, ""]
     """From the source to the isocenter [mm]."""
-    spectra: Complex[Array, "directions 2 4 rows columns"]
-    """Of the image, and of the image locally normalised: of the gradient by column and by row, of
-    its square, of the mask. A DRR has twice the rows and columns of the image, half a field more on
-    each side."""
+    spectra: Complex[Array, "directions 4 rows columns"]
+    """Of the DRR locally normalised: of the gradient by column and by row, of its square, of the
+    mask. A DRR has twice the rows and columns of the image, half a field more on each side."""
 
 
 class Matches(NamedTuple):
@@ -121,10 +120,10 @@ def match(
         depths: Depths to try, as multiples of the library's.
 
     Returns:
-        The best shift, roll and depth of each direction by six measures. Of the image, and of the
-        image locally normalised, each among places that compare at least as much as `LEAST_SHARES`:
-        NCC of the gradients where both images have them; and its Fisher z times the root of the
-        share of the image that this was, which is how unlikely it is by chance.
+        The best shift, roll and depth of each direction by four measures, two for each of
+        `LEAST_SHARES`, among places that compare at least as much: NCC of the gradients where both
+        images have them; and its Fisher z times the root of the share of the image that this was,
+        which is how unlikely it is by chance.
     """
     small, pixels = downsample(frame, 2), frame.image.shape[0] // 2
 
@@ -135,22 +134,20 @@ def match(
     straight = jax.vmap(lambda depth: turned(0.0, depth))(depths)[None]
 
     def one(direction):
-        share = _shifts(direction[0, 3] * straight[:, :, 0, 3]) / pixels**2
-        explained = jnp.minimum(_total(direction[0, 3]) / pixels**2, 1.0)
+        ix, iy, squares, mask = direction
+        share = _shifts(mask * straight[:, :, 3]) / pixels**2
+        explained = jnp.minimum(_total(mask) / pixels**2, 1.0)
         root = jnp.sqrt(jnp.maximum(share, 0))
+        fixed = _shifts(mask * straight[:, :, 2])
+        moving = _shifts(squares * straight[:, :, 3])
+        fixed = jnp.maximum(fixed, LEAST_CONTRAST * _total(straight[:, :, 2]))
+        moving = jnp.maximum(moving, LEAST_CONTRAST * moving.max())
+        both = _shifts(ix * each[:, :, 0] + iy * each[:, :, 1])
+        ncc = jnp.clip(both / jnp.sqrt(jnp.maximum(fixed * moving, 1e-12)), -0.99, 0.99)
         scores = []
-        for look in range(2):
-            ix, iy, squares, mask = direction[look]
-            fixed = _shifts(mask * straight[:, :, look, 2])
-            moving = _shifts(squares * straight[:, :, look, 3])
-            whole = _total(straight[:, :, look, 2])
-            fixed = jnp.maximum(fixed, LEAST_CONTRAST * whole)
-            moving = jnp.maximum(moving, LEAST_CONTRAST * moving.max())
-            both = _shifts(ix * each[:, :, look, 0] + iy * each[:, :, look, 1])
-            ncc = jnp.clip(both / jnp.sqrt(jnp.maximum(fixed * moving, 1e-12)), -0.99, 0.99)
-            for least in LEAST_SHARES[look]:
-                enough = jnp.where(share > least * explained, ncc, -0.99)
-                scores += [enough, jnp.arctanh(enough) * root]
+        for least in LEAST_SHARES:
+            enough = jnp.where(share > least * explained, ncc, -0.99)
+            scores += [enough, jnp.arctanh(enough) * root]
         scores = jnp.stack(scores).reshape(MEASURES, -1)
         return scores.max(1), scores.argmax(1)
 
@@ -174,20 +171,14 @@ def match(
 def _spectra(image, mask, pixels: int):
     """Transforms of the gradients under their weights, of their squares, of the weights.
 
-    Both of the image and of the image locally normalised: the slope of a thick body is strong and
-    says little.
+    The image is locally normalised: the slope of a thick body is strong and says little.
     """
     image, weights = visible(image, mask), window_minimum(mask, 3)
-    local = locally_normalised(image, mask, WINDOW * pixels / image.shape[-1])
-
-    def one(gradients):
-        square = (gradients**2).sum(0)
-        return jnp.stack(
-            [weights * gradients[0], weights * gradients[1], weights * square, weights]
-        )
-
-    parts = jnp.stack([one(image_gradients(image)), one(image_gradients(local))])
-    parts = jnp.pad(parts, [(0, 0), (0, 0), *[(1, 2 * pixels - n - 1) for n in weights.shape[-2:]]])
+    image = locally_normalised(image, mask, WINDOW * pixels / image.shape[-1])
+    gradients = image_gradients(image)
+    square = (gradients**2).sum(0)
+    parts = jnp.stack([weights * gradients[0], weights * gradients[1], weights * square, weights])
+    parts = jnp.pad(parts, [(0, 0), *[(1, 2 * pixels - n - 1) for n in weights.shape[-2:]]])
     return jnp.fft.rfft2(parts)
 
 

@@ -47,7 +47,9 @@ SEARCHES = {
         directions=100,
         rolls=3,
         depths=2,
-        candidates=18,
+        screened=160,
+        moved=0,
+        candidates=12,
     ),
     "clinical": SearchConfig(source_to_isocenter=DISTANCE),
 }

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import jaxlie
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from jxreg import matching, templates
 from jxreg.alignment import Level, Prior
@@ -22,7 +22,7 @@ from jxreg.candidates import CompareConfig, Found, compare, compare_views, scree
 from jxreg.drr.coverage import cut_faces
 from jxreg.frame import Frame, square
 from jxreg.matching import Library, Matches
-from jxreg.pose import from_carm
+from jxreg.pose import from_carm, perturb
 from jxreg.precision import full_precision
 from jxreg.templates import Templates
 from jxreg.volume import Volume
@@ -46,15 +46,17 @@ class SearchConfig:
     """Nearer and farther by up to this much [mm]."""
     pixels: int = 32
     """Rows and columns of the image in the matching, an even number."""
-    directions: int = 320
+    directions: int = 200
     """Directions around each center."""
-    rolls: int = 5
-    depths: int = 4
-    screened: int = 960
+    rolls: int = 8
+    depths: int = 6
+    screened: int = 1600
     """Matches whose DRRs are compared with the image; as many by each of four measures, or all by
     the one of a small volume (`compare.part`)."""
+    moved: int = 96
+    """How many of the best of these give way to better poses near by."""
     candidates: int = 24
-    """The best of these that are refined in a round."""
+    """The best of all, which are refined in a round."""
     rounds: int = 6
     """How many rounds of candidates are tried at most, until one is sure."""
     slides: int = 11
@@ -65,6 +67,10 @@ class SearchConfig:
     """As in `RegisterConfig`."""
 
 
+NEAR = Prior(shift=4.0, depth=20.0, rotation=0.05)
+"""How far the poses that a match is compared with are from it: the steps of the matching."""
+MOVES = 8
+"""How many these are."""
 SAME = 1e-3
 """Two measures that agree to this propose the same pose [mm, quaternion]."""
 
@@ -74,6 +80,7 @@ AROUND = SearchConfig(
     roll_degrees=25.0,
     depth=80.0,
     directions=80,
+    rolls=5,
     depths=3,
 )
 """Around a start that is up to 80 mm off (mTRE): `search(volume, frame, start, config=AROUND)`."""
@@ -285,16 +292,42 @@ def _seeds(
     matches = _matches(volume, square(frame, 2 * config.pixels), library, config)
     measures, count = matches.score.shape
     _, best = jax.lax.top_k(matches.score, min(config.screened // measures, count))
-    wxyz_xyz = jnp.take_along_axis(matches.pose.wxyz_xyz, best[..., None], axis=1).reshape(-1, 7)
-    how = {"config": config.compare, "truncated": config.truncated}
-    score = screen(volume, frame, jaxlie.SE3(wxyz_xyz), **how)
+    poses = jnp.take_along_axis(matches.pose.wxyz_xyz, best[..., None], axis=1).reshape(-1, 7)
+    score = _screened(volume, frame, poses, config)
     order = jnp.argsort(-score)
-    again = jnp.abs(jnp.diff(wxyz_xyz[order], axis=0)).max(1) < SAME
-    score = jnp.where(jnp.append(False, again), -jnp.inf, score[order])
+    poses, score = poses[order], score[order]
+    again = jnp.abs(jnp.diff(poses, axis=0)).max(1) < SAME
+    score = jnp.where(jnp.append(False, again), -jnp.inf, score)
     each = min(config.candidates, score.size)
     rounds = min(config.rounds, score.size // each)
-    _, chosen = jax.lax.top_k(score, rounds * each)
-    return jaxlie.SE3(wxyz_xyz[order][chosen].reshape(rounds, each, 7))
+    score, chosen = jax.lax.top_k(score, max(rounds * each, min(config.moved, score.size)))
+    poses = poses[chosen]
+    if config.moved:
+        poses = _moved(volume, frame, poses, score, config)
+    return jaxlie.SE3(poses[: rounds * each].reshape(rounds, each, 7))
+
+
+def _screened(volume: Volume, frame: Frame, poses, config: SearchConfig) -> Array:
+    how = {"config": config.compare, "truncated": config.truncated}
+    return screen(volume, frame, jaxlie.SE3(poses), **how)
+
+
+def _moved(volume: Volume, frame: Frame, poses, score, config: SearchConfig) -> Array:
+    """The first poses, or a better one near each; with the others, the best first."""
+    count = min(config.moved, len(poses))
+    unit = jnp.array([NEAR.shift] * 2 + [NEAR.depth] + [NEAR.rotation] * 3)
+    twists = unit * jax.random.normal(jax.random.key(0), (MOVES, 6))
+
+    def near(pose):
+        return jax.vmap(lambda t: perturb(jaxlie.SE3(pose), t, volume.isocenter).wxyz_xyz)(twists)
+
+    all_near = jax.vmap(near)(poses[:count])
+    scores = _screened(volume, frame, all_near.reshape(-1, 7), config).reshape(count, MOVES)
+    every = jnp.concatenate([poses[:count, None], all_near], axis=1)
+    scores = jnp.concatenate([score[:count, None], scores], axis=1)
+    best = scores.argmax(1)
+    poses = poses.at[:count].set(every[jnp.arange(count), best])
+    return poses[jnp.argsort(-score.at[:count].set(scores.max(1)))]
 
 
 def _matches(

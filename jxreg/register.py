@@ -67,6 +67,13 @@ class RegisterConfig:
         Level(128, 1, scatter=True),
     )
     """From coarse to fine."""
+    found: tuple[Level, ...] = (
+        Level(64, 2, tolerance=0.1, scatter=True),
+        Level(128, 1, similarity="gradient_ncc", scatter=True),
+        Level(128, 1, scatter=True),
+    )
+    """The same for what a search or a comparison found. That is good to a pixel of its fine level,
+    and where the scan is cut off a coarser level would lead away from it."""
     similarity: str | None = None
     """One similarity for all levels instead of each level's own."""
     truncated: bool = True
@@ -171,8 +178,11 @@ def register(
         with the start as pose and a status that says so.
     """
     begun = begin(volume, frame, pose, config)
-    result = _register(volume, frame, *start_of(begun), config)
-    result = replace(result, found=begun) if isinstance(begun, Found) else result
+    if isinstance(begun, Found):
+        finish = replace(config, levels=config.found)
+        result = replace(_register(volume, frame, *start_of(begun), finish), found=begun)
+    else:
+        result = _register(volume, frame, *start_of(begun), config)
     return result if again is None else retried(result, volume, frame, again, config)
 
 
@@ -196,8 +206,12 @@ def retried(
         first one in any case.
     """
 
+    steps = max(_steps(levels) for levels in (config.levels, config.found))
+    first = replace(first, trace=_filled(first.trace, steps))
+
     def second() -> Registration:
-        other = replace(register(volume, frame, again, config=config), found=first.found)
+        other = register(volume, frame, again, config=config)
+        other = replace(other, found=first.found, trace=_filled(other.trace, steps))
         better = (other.status == Status.OK) | (other.probability > first.probability)
         return jax.tree.map(lambda a, b: jnp.where(better, a, b), other, first)
 
@@ -205,6 +219,22 @@ def retried(
     if isinstance(done, Tracer):
         return jax.lax.cond(done, lambda: first, second)
     return first if done else second()
+
+
+def _steps(levels: tuple[Level, ...]) -> int:
+    """Length of a trace."""
+    return sum((alignment.climb_of(level) or level).steps for level in levels)
+
+
+def _filled(trace: Trace, steps: int) -> Trace:
+    """As many steps, the first ones not taken."""
+    missing = max(0, steps - len(trace.step_mm))
+
+    def fill(x, value):
+        return jnp.concatenate([jnp.broadcast_to(value, (missing, *x.shape[1:])), x])
+
+    filled = jax.tree.map(lambda x: fill(x, x[0]), trace)
+    return filled._replace(step_mm=fill(trace.step_mm, 0.0))
 
 
 def begin(

@@ -11,7 +11,7 @@ import pytest
 import jxreg
 from jxreg import Camera, Frame, Volume, matching, metrics
 from jxreg.alignment import Level
-from jxreg.candidates import CompareConfig, Contest, Found, Rank, best_of, compare, contest
+from jxreg.candidates import CompareConfig, Contest, Found, Rank, best_of, compare, contest, screen
 from jxreg.frame import square
 from jxreg.global_search import SearchConfig, make_library, search, search_views
 from jxreg.pose import antipodal, from_carm, perturb
@@ -106,11 +106,49 @@ def test_a_match_may_compare_little_of_the_image_where_there_is_no_more(volume, 
     look = jnp.zeros(1), jnp.ones(1)
     found = matching.match(library, replace(small, mask=open_.set(1)), volume.isocenter, *look)
     assert found.score.shape == (matching.MEASURES, NARROW.directions)
-    assert float(found.score[:4].max()) < 0
-    assert int(found.score[4].argmax()) == 4
-    assert float(found.score[4].max()) > 0.7
-    at = found.pose.wxyz_xyz[4, 4]
+    assert float(found.score[:2].max()) < 0
+    assert int(found.score[2].argmax()) == 4
+    assert float(found.score[2].max()) > 0.7
+    at = found.pose.wxyz_xyz[2, 4]
     assert float(metrics.mrpd(jaxlie.SE3(at), pose, volume.isocenter + 40.0 * jnp.eye(3))) < 12
+
+
+def as_matched(**changes) -> SearchConfig:
+    """A search that proposes two poses and refines neither."""
+    still = {name: replace(getattr(COMPARE, name), steps=0) for name in ("coarse", "fine")}
+    alone = replace(COMPARE.apart, shift=1e-3, depth=1e-3, rotation=1e-5)
+    rules = replace(COMPARE, finalists=2, apart=alone, **still)
+    return replace(NARROW, candidates=2, rounds=1, compare=rules, **changes)
+
+
+def test_the_best_drrs_of_all_matches_are_tried_first(volume, library):
+    pose = seen(volume, "tilted")
+    frame, config = xray(volume, pose), as_matched(moved=0)
+    how = {"config": config.compare, "truncated": False}
+    found = search(volume, frame, config=config, library=library)
+    few = search(volume, frame, config=replace(config, screened=8), library=library)
+    best, of_few = (screen(volume, frame, x.pose, **how) for x in (found, few))
+    assert np.abs(np.diff(found.pose.wxyz_xyz, axis=0)).max() > 1e-3  # measures agree on many
+    assert float(best.max()) >= float(of_few.max())
+    assert float(best.min()) >= float(of_few.min())
+    turned = antipodal(pose, volume.isocenter).wxyz_xyz
+    true, other = screen(volume, frame, jaxlie.SE3(jnp.stack([pose.wxyz_xyz, turned])), **how)
+    assert true > best.max() > other
+
+
+def test_a_match_gives_way_to_a_better_pose_near_by(volume, library):
+    pose = seen(volume, "tilted")
+    frame, points = xray(volume, pose), volume.isocenter + 40.0 * jnp.eye(3)
+    errors = []
+    for moved in (0, 8):
+        config = as_matched(moved=moved, rolls=1, depths=1)
+        found = search(volume, frame, config=config, library=library)
+        score = screen(volume, frame, found.pose, config=COMPARE, truncated=False)
+        best = jaxlie.SE3(found.pose.wxyz_xyz[score.argmax()])
+        errors.append((float(metrics.mrpd(best, pose, points)), float(score.max())))
+    (far, low), (near, high) = errors
+    assert high > low
+    assert near < far
 
 
 def test_the_same_key_finds_the_same_and_another_looks_elsewhere(volume):

@@ -96,6 +96,7 @@ class Trace(NamedTuple):
     step_mm: Float[Array, " steps"]
     """Length of the step, one mm for each mm and each 0.02 rad; 0 for steps not taken."""
     level: Int[Array, " steps"]
+    """Its number in the configuration's `levels` and, after them, `found`."""
     pose: jaxlie.SE3
 
 
@@ -180,7 +181,9 @@ def register(
     begun = begin(volume, frame, pose, config)
     if isinstance(begun, Found):
         finish = replace(config, levels=config.found)
-        result = replace(_register(volume, frame, *start_of(begun), finish), found=begun)
+        result = _register(volume, frame, *start_of(begun), finish)
+        trace = result.trace._replace(level=result.trace.level + len(config.levels))
+        result = replace(result, found=begun, trace=trace)
     else:
         result = _register(volume, frame, *start_of(begun), config)
     return result if again is None else retried(result, volume, frame, again, config)
@@ -206,35 +209,37 @@ def retried(
         first one in any case.
     """
 
-    steps = max(_steps(levels) for levels in (config.levels, config.found))
-    first = replace(first, trace=_filled(first.trace, steps))
-
     def second() -> Registration:
-        other = register(volume, frame, again, config=config)
-        other = replace(other, found=first.found, trace=_filled(other.trace, steps))
-        better = (other.status == Status.OK) | (other.probability > first.probability)
-        return jax.tree.map(lambda a, b: jnp.where(better, a, b), other, first)
+        return replace(register(volume, frame, again, config=config), found=first.found)
 
     done = jnp.isin(first.status, jnp.array((Status.OK, *HOPELESS)))
     if isinstance(done, Tracer):
-        return jax.lax.cond(done, lambda: first, second)
-    return first if done else second()
+        steps = max(_steps(first), _steps(jax.eval_shape(second)))
+        return jax.lax.cond(done, lambda: _filled(first, steps), lambda: _better(first, second()))
+    return first if done else _better(first, second())
 
 
-def _steps(levels: tuple[Level, ...]) -> int:
-    """Length of a trace."""
-    return sum((alignment.climb_of(level) or level).steps for level in levels)
+def _better(first: Registration, other: Registration) -> Registration:
+    """The other one if it is OK or more probable; the trace is as long as the longer one."""
+    steps = max(_steps(first), _steps(other))
+    better = (other.status == Status.OK) | (other.probability > first.probability)
+    pair = _filled(other, steps), _filled(first, steps)
+    return jax.tree.map(lambda a, b: jnp.where(better, a, b), *pair)
 
 
-def _filled(trace: Trace, steps: int) -> Trace:
-    """As many steps, the first ones not taken."""
-    missing = max(0, steps - len(trace.step_mm))
+def _steps(result: Registration) -> int:
+    return result.trace.step_mm.shape[0]
+
+
+def _filled(result: Registration, steps: int) -> Registration:
+    """With a trace of as many steps, the first of them not taken."""
+    missing = steps - _steps(result)
 
     def fill(x, value):
         return jnp.concatenate([jnp.broadcast_to(value, (missing, *x.shape[1:])), x])
 
-    filled = jax.tree.map(lambda x: fill(x, x[0]), trace)
-    return filled._replace(step_mm=fill(trace.step_mm, 0.0))
+    trace = jax.tree.map(lambda x: fill(x, x[0]), result.trace)
+    return replace(result, trace=trace._replace(step_mm=fill(result.trace.step_mm, 0.0)))
 
 
 def begin(

@@ -16,7 +16,7 @@ from jxreg.camera import Camera
 from jxreg.errors import InputError
 from jxreg.frame import Frame
 from jxreg.metrics import mrpd, mtre
-from jxreg.pose import CArm, from_carm, perturb
+from jxreg.pose import CArm, antipodal, from_carm, perturb
 from jxreg.register import Level, RegisterConfig, initial_pose, register, retried
 from jxreg.verdict import Evidence, Status, Thresholds, judge
 
@@ -150,6 +150,20 @@ def test_what_is_not_ok_is_tried_again(case, batch):
     np.testing.assert_array_equal(worse.pose.wxyz_xyz, second.pose.wxyz_xyz)
     traced = jax.eval_shape(lambda f: register(volume, f, start, again=start, config=CONFIG), frame)
     assert jax.tree.structure(traced) == jax.tree.structure(second)
+
+
+def test_what_was_found_goes_on_from_finer_levels(case, batch):
+    volume, image, truth, start = case
+    turned = antipodal(start, volume.isocenter)
+    starts = SE3(jnp.stack([turned.wxyz_xyz, start.wxyz_xyz]))
+    config = replace(CONFIG, found=CONFIG.levels[1:])
+    second = retried(batch[0]["noise"], volume, Frame(image, CAMERA), starts, config)
+    assert int(second.status) == Status.OK
+    assert float(mtre(second.pose, truth, LANDMARKS)) < 1.5
+    assert second.trace.similarity.shape == (16,)  # as long as the first try's
+    assert np.array_equal(np.unique(second.trace.level), [2])  # the first one after both `levels`
+    assert np.array_equal(second.trace.step_mm[:8], np.zeros(8))
+    assert float(second.trace.step_mm[8]) > 0
 
 
 def test_a_similarity_without_features_is_climbed_too(case):

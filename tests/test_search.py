@@ -137,7 +137,7 @@ def test_the_best_drrs_of_all_matches_are_tried_first(volume, library):
 
 
 def test_a_match_gives_way_to_a_better_pose_near_by(volume, library):
-    pose = seen(volume, "tilted")
+    pose = seen(volume, "off the axis")
     frame, points = xray(volume, pose), volume.isocenter + 40.0 * jnp.eye(3)
     errors = []
     for moved in (0, 8):

@@ -1,9 +1,11 @@
 """A configuration in JSON, and the dataclass that it fills."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jxreg.alignment import Level
     from jxreg.register import RegisterConfig
     from jxreg.tracking import TrackConfig
 
@@ -78,15 +80,22 @@ def _check_levels(config: "RegisterConfig", subject: str) -> None:
     def refuse(found: str, expected: str):
         raise InputError(subject, found, expected, "correct the file")
 
-    if not config.levels:
-        refuse("levels = []", "one level or more")
-    for name in (config.similarity, *(level.similarity for level in config.levels)):
-        if name is not None and name not in SIMILARITIES:
-            refuse(f"similarity = {name!r}", f"one of {sorted(SIMILARITIES)}")
-    largest = max(level.pixels for level in config.levels)
-    for level in config.levels:
+    for name in ("levels", "found"):
+        if not getattr(config, name):
+            refuse(f"{name} = []", "one level or more")
+    for levels in (config.levels, config.found):
+        _check_sizes(levels, refuse)
+    for level in config.levels + config.found:
         if level.climb is not None:
             check_climb(level.climb, subject)
+    for name in (config.similarity, *(level.similarity for level in config.levels + config.found)):
+        if name is not None and name not in SIMILARITIES:
+            refuse(f"similarity = {name!r}", f"one of {sorted(SIMILARITIES)}")
+
+
+def _check_sizes(levels: "tuple[Level, ...]", refuse: Callable[[str, str], None]) -> None:
+    largest = max(level.pixels for level in levels)
+    for level in levels:
         for name, least in (("pixels", 1), ("voxels", 0), ("steps", 1)):
             if getattr(level, name) < least:
                 refuse(f"{name} = {getattr(level, name)}", f"at least {least}")

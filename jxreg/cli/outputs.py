@@ -37,10 +37,10 @@ def config_entries(config: "RegisterConfig") -> dict[str, Any]:
 
 
 def level_names(config: "RegisterConfig") -> tuple[str, ...]:
-    """How the report calls the levels of the pyramid."""
+    """How the report calls the levels, of which `Trace.level` is the number."""
     return tuple(
         f"{level.pixels} px, {(config.similarity or level.similarity).replace('_', ' ')}"
-        for level in config.levels
+        for level in config.levels + config.found
     )
 
 

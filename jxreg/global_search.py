@@ -1,8 +1,8 @@
 """Search without a start: candidate poses from nothing but the volume, the camera and a range.
 
 Directions of the beam are sampled and rendered once (`matching.Library`, of a small volume
-`templates.Templates`); roll, depth and offset are found by matching the image with each. The best
-matches are refined and compared.
+`templates.Templates`); roll, depth and offset are found by matching the image with each. The DRRs of
+the best matches are compared with the image, and the best of these are refined and compared.
 """
 
 import functools
@@ -291,7 +291,8 @@ def _seeds(
     """The best matches by each measure, as many of each: the best DRRs of all first, in rounds."""
     matches = _matches(volume, square(frame, 2 * config.pixels), library, config)
     measures, count = matches.score.shape
-    _, best = jax.lax.top_k(matches.score, min(config.screened // measures, count))
+    proposed = max(1, min(config.screened // measures, count))
+    _, best = jax.lax.top_k(matches.score, proposed)
     poses = jnp.take_along_axis(matches.pose.wxyz_xyz, best[..., None], axis=1).reshape(-1, 7)
     score = _screened(volume, frame, poses, config)
     order = jnp.argsort(-score)

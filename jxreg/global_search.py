@@ -1,8 +1,8 @@
 """Search without a start: candidate poses from nothing but the volume, the camera and a range.
 
 Directions of the beam are sampled and rendered once (`matching.Library`, of a small volume
-`templates.Templates`); roll, depth and offset are found by matching the image with each. The DRRs of
-the best matches are compared with the image, and the best of these are refined and compared.
+`templates.Templates`); roll, depth and offset are found by matching the image with each. The DRRs
+of the best matches are compared with the image, and the best of these are refined and compared.
 """
 
 import functools

@@ -136,6 +136,15 @@ def test_the_best_drrs_of_all_matches_are_tried_first(volume, library):
     assert true > best.max() > other
 
 
+def test_a_match_by_each_measure_is_the_least_that_is_screened(volume, library):
+    frame, found = xray(volume, seen(volume, "tilted")), []
+    for screened in (matching.MEASURES, 1):
+        config = as_matched(moved=0, screened=screened)
+        found.append(search(volume, frame, config=config, library=library).pose.wxyz_xyz)
+    assert np.isfinite(found[0]).all()
+    np.testing.assert_array_equal(*found)
+
+
 def test_a_match_gives_way_to_a_better_pose_near_by(volume, library):
     pose = seen(volume, "off the axis")
     frame, points = xray(volume, pose), volume.isocenter + 40.0 * jnp.eye(3)

@@ -36,7 +36,7 @@ from jxreg.volume import Volume
 
 AGREEING = 0.25
 """Share of the candidates that must have ended at a pose which was compared with no other one."""
-SCREENED = 32
+SCREENED = 128
 """Poses that are screened together."""
 WINDOW = 128
 """Pixels of the window around a small volume."""
@@ -142,6 +142,7 @@ def screen(
     volume: Volume,
     frame: Frame,
     poses: jaxlie.SE3,
+    count: Int[Array, ""] | int | None = None,
     *,
     config: CompareConfig = CompareConfig(),
     truncated: bool = True,
@@ -152,15 +153,27 @@ def screen(
         volume: The patient.
         frame: One image (attenuation) and its camera.
         poses: `camera_from_world`, with a leading axis.
+        count: How many of them, from the first one, are looked at; by default all. The score of the
+            others is minus infinity.
         config: As in `compare`; static.
         truncated: As in `RegisterConfig`; static.
     """
     rules = _rules(volume, frame, config, truncated)
+    size = poses.wxyz_xyz.shape[0]
+    count, together = size if count is None else count, min(SCREENED, size)
 
-    def score(pose):
-        return rules.rank(config.coarse, pose).score
+    def score(wxyz_xyz):
+        return rules.rank(config.coarse, jaxlie.SE3(wxyz_xyz)).score
 
-    return jax.lax.map(score, poses, batch_size=SCREENED)
+    def body(turn, scores):
+        # The last turn begins earlier where no whole one is left.
+        first = jnp.minimum(turn * together, size - together)
+        part = jax.lax.dynamic_slice_in_dim(poses.wxyz_xyz, first, together)
+        return jax.lax.dynamic_update_slice_in_dim(scores, jax.vmap(score)(part), first, 0)
+
+    nothing = jnp.full(size, -jnp.inf, poses.wxyz_xyz.dtype)
+    scores = jax.lax.fori_loop(0, (count + together - 1) // together, body, nothing)
+    return jnp.where(jnp.arange(size) < count, scores, -jnp.inf)
 
 
 def _rules(volume: Volume, frame: Frame, config: CompareConfig, truncated: bool) -> Contest:

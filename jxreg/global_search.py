@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import jaxlie
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from jxreg import matching, templates
 from jxreg.alignment import Level, Prior
@@ -290,15 +290,8 @@ def _seeds(
 ) -> jaxlie.SE3:
     """The best matches by each measure, as many of each: the best DRRs of all first, in rounds."""
     matches = _matches(volume, square(frame, 2 * config.pixels), library, config)
-    measures, count = matches.score.shape
-    proposed = max(1, min(config.screened // measures, count))
-    _, best = jax.lax.top_k(matches.score, proposed)
-    poses = jnp.take_along_axis(matches.pose.wxyz_xyz, best[..., None], axis=1).reshape(-1, 7)
-    score = _screened(volume, frame, poses, config)
-    order = jnp.argsort(-score)
-    poses, score = poses[order], score[order]
-    again = jnp.abs(jnp.diff(poses, axis=0)).max(1) < SAME
-    score = jnp.where(jnp.append(False, again), -jnp.inf, score)
+    poses, count = _proposed(matches, config)
+    score = _screened(volume, frame, poses, config, count)
     each = min(config.candidates, score.size)
     rounds = min(config.rounds, score.size // each)
     score, chosen = jax.lax.top_k(score, max(rounds * each, min(config.moved, score.size)))
@@ -308,9 +301,26 @@ def _seeds(
     return jaxlie.SE3(poses[: rounds * each].reshape(rounds, each, 7))
 
 
-def _screened(volume: Volume, frame: Frame, poses, config: SearchConfig) -> Array:
+def _proposed(matches: Matches, config: SearchConfig) -> tuple[Array, Int[Array, ""]]:
+    """The best matches by each measure, as many of each, and how many of them, the first, differ.
+
+    What several measures propose comes again after these.
+    """
+    measures, count = matches.score.shape
+    proposed = max(1, min(config.screened // measures, count))
+    _, best = jax.lax.top_k(matches.score, proposed)
+    poses = matches.pose.wxyz_xyz
+    same = jnp.abs(poses[:, None] - poses[None]).max(-1) < SAME
+    number = same.argmax(1) * count + jnp.arange(count)  # by the first measure that proposes it
+    number = jnp.sort(jnp.take_along_axis(number, best, axis=1).ravel())
+    new = jnp.append(True, jnp.diff(number) > 0)
+    number = number[jnp.argsort(~new)]
+    return poses.reshape(-1, 7)[number], new.sum()
+
+
+def _screened(volume: Volume, frame: Frame, poses, config: SearchConfig, count=None) -> Array:
     how = {"config": config.compare, "truncated": config.truncated}
-    return screen(volume, frame, jaxlie.SE3(poses), **how)
+    return screen(volume, frame, jaxlie.SE3(poses), count, **how)
 
 
 def _moved(volume: Volume, frame: Frame, poses, score, config: SearchConfig) -> Array:

@@ -131,29 +131,31 @@ def match(
         return jnp.conj(_spectra(*_turned(frame, small.camera, roll, depth), pixels))
 
     each = jax.vmap(jax.vmap(turned, in_axes=(None, 0)), in_axes=(0, None))(rolls, depths)
-    straight = jax.vmap(lambda depth: turned(0.0, depth))(depths)[None]
+    straight = jax.vmap(lambda depth: turned(0.0, depth))(depths)
 
     def one(direction):
         ix, iy, squares, mask = direction
-        share = _shifts(mask * straight[:, :, 3]) / pixels**2
+        share = _shifts(mask * straight[:, 3]) / pixels**2
         explained = jnp.minimum(_total(mask) / pixels**2, 1.0)
-        root = jnp.sqrt(jnp.maximum(share, 0))
-        fixed = _shifts(mask * straight[:, :, 2])
-        moving = _shifts(squares * straight[:, :, 3])
-        fixed = jnp.maximum(fixed, LEAST_CONTRAST * _total(straight[:, :, 2]))
+        fixed = _shifts(mask * straight[:, 2])
+        moving = _shifts(squares * straight[:, 3])
+        fixed = jnp.maximum(fixed, LEAST_CONTRAST * _total(straight[:, 2]))
         moving = jnp.maximum(moving, LEAST_CONTRAST * moving.max())
-        both = _shifts(ix * each[:, :, 0] + iy * each[:, :, 1])
+        every = _shifts(ix * each[:, :, 0] + iy * each[:, :, 1])
+        both = every.max(0)  # what follows is the same for all rolls
         ncc = jnp.clip(both / jnp.sqrt(jnp.maximum(fixed * moving, 1e-12)), -0.99, 0.99)
+        chance = jnp.arctanh(ncc) * jnp.sqrt(jnp.maximum(share, 0))
         scores = []
         for least in LEAST_SHARES:
-            enough = jnp.where(share > least * explained, ncc, -0.99)
-            scores += [enough, jnp.arctanh(enough) * root]
+            enough = share > least * explained
+            scores += [jnp.where(enough, ncc, -0.99), jnp.where(enough, chance, -jnp.inf)]
         scores = jnp.stack(scores).reshape(MEASURES, -1)
-        return scores.max(1), scores.argmax(1)
+        best = scores.argmax(1)
+        return scores.max(1), best, every.reshape(len(rolls), -1)[:, best].argmax(0)
 
-    score, best = jax.lax.map(one, library.spectra, batch_size=4)
+    score, best, roll = jax.lax.map(one, library.spectra, batch_size=4)
     reach = pixels + 1
-    roll, depth, row, column = jnp.unravel_index(best, (rolls.size, depths.size, reach, reach))
+    depth, row, column = jnp.unravel_index(best, (depths.size, reach, reach))
     shift = jnp.stack([column, row], -1) - pixels // 2
 
     def place(wxyz, roll, depth, shift):

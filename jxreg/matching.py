@@ -188,7 +188,8 @@ def _shifts(product):
     """Correlation at the shifts for which the image lies inside the DRR."""
     side = product.shape[-2]
     reach = side // 2 + 1
-    return jnp.fft.irfft2(product, (side, side))[..., :reach, :reach]
+    rows = jnp.fft.ifft(product, axis=-2)[..., :reach, :]
+    return jnp.fft.irfft(rows, side)[..., :reach]
 
 
 def _total(spectrum):

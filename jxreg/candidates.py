@@ -59,6 +59,8 @@ class CompareConfig:
     """How far a candidate may go from where it began."""
     apart: Prior = Prior(shift=10.0, depth=40.0, rotation=0.06)
     """Poses that are nearer to each other than this are one optimum."""
+    first: Level = Level(32, 3, similarity="local_ncc", sigma=0.1)
+    """How very many poses are ranked, as they are (`screen`)."""
     coarse: Level = Level(32, 3, similarity="local_ncc", sigma=0.1, tolerance=0.1)
     """How all candidates are refined: local NCC has a wide basin, and forgives contrast."""
     sieve: Level = Level(64, 2, similarity="local_ncc", sigma=0.03)
@@ -147,7 +149,7 @@ def screen(
     config: CompareConfig = CompareConfig(),
     truncated: bool = True,
 ) -> Float[Array, " n"]:
-    """Scores of poses as they are, at the coarse level: which of very many are worth refining.
+    """Scores of poses as they are, at the first level: which of very many are worth refining.
 
     Args:
         volume: The patient.
@@ -158,12 +160,15 @@ def screen(
         config: As in `compare`; static.
         truncated: As in `RegisterConfig`; static.
     """
-    rules = _rules(volume, frame, config, truncated)
+    pixels = config.first.pixels
+    if config.part:  # a window for each pose costs more than its DRR
+        config = replace(config, finest=config.finest * pixels // WINDOW)
+    rules = _rules(volume, frame, config, truncated, pixels)
     size = poses.wxyz_xyz.shape[0]
     count, together = size if count is None else count, min(SCREENED, size)
 
     def score(wxyz_xyz):
-        return rules.rank(config.coarse, jaxlie.SE3(wxyz_xyz)).score
+        return rules.rank(config.first, jaxlie.SE3(wxyz_xyz)).score
 
     def body(turn, scores):
         # The last turn begins earlier where no whole one is left.
@@ -176,13 +181,15 @@ def screen(
     return jnp.where(jnp.arange(size) < count, scores, -jnp.inf)
 
 
-def _rules(volume: Volume, frame: Frame, config: CompareConfig, truncated: bool) -> Contest:
-    """The contest of poses that explain one image."""
+def _rules(
+    volume: Volume, frame: Frame, config: CompareConfig, truncated: bool, pixels: int = WINDOW
+) -> Contest:
+    """The contest of poses that explain one image; a window has so many pixels."""
     cut = cut_faces(volume) if truncated else None
     finest = square(frame, config.finest)
 
     def scene(level: Level, pose: jaxlie.SE3):
-        seen = alignment.focus(volume, finest, pose, WINDOW) if config.part else finest
+        seen = alignment.focus(volume, finest, pose, pixels) if config.part else finest
         return alignment.scene(volume, seen, cut, level)
 
     def refine(level: Level, poses: jaxlie.SE3) -> jaxlie.SE3:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, no_type_check
 import jax
 import jax.numpy as jnp
 import jaxlie
-import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
@@ -17,44 +16,19 @@ from jxreg.alignment import Aligned, Level, Prior
 from jxreg.camera import Camera
 from jxreg.candidates import Found, compare, start_of
 from jxreg.confidence import SPREAD, Signals
+from jxreg.descent import STEP, Nearby, Trace, descent_of, last_two, through
 from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
 from jxreg.evidence import Look, evidence_of
 from jxreg.frame import Frame
 from jxreg.global_search import SearchConfig, search
-from jxreg.pose import from_carm, perturb
+from jxreg.pose import from_carm
 from jxreg.precision import full_precision
-from jxreg.refinement import RefineTrace
 from jxreg.verdict import Status, Thresholds, judge
 from jxreg.volume import Volume
 
-STEP = Prior(shift=1.0, depth=10.0, rotation=0.02)
-"""What counts as a step of 1 mm; one image hardly sees the depth."""
 HOPELESS = (Status.NON_FINITE, Status.NO_SIGNAL, Status.OUT_OF_VIEW)
 """Verdicts of input that no registration can use: the start comes back."""
-
-
-@dataclass(frozen=True)
-class Nearby:
-    """Starts around the given one; the image picks those from which a registration begins.
-
-    Each costs one DRR of the first level; the given one and the best ones go through that level,
-    the best of these that end apart through the second one, and the best there through the others.
-    A coarse level alone may prefer a wrong optimum that a finer one sees through.
-    """
-
-    count: int = 0
-    """How many besides the given one; 0 for none."""
-    kept: int = 4
-    """How many of them go through the first level."""
-    carried: int = 3
-    """How many of the ends of the first level go through the second."""
-    apart: float = 1.0
-    """Ends nearer than this [mm, or 0.02 rad] are the same."""
-    shift: float = 5.0
-    """Farthest along each axis [mm]."""
-    rotation: float = 0.09
-    """Farthest about each axis [rad]."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +61,6 @@ class RegisterConfig:
     """Where to look if there is no start; `truncated` above overrules the one in it."""
     thresholds: Thresholds = Thresholds()
     """What the verdict asks for."""
-
-
-class Trace(NamedTuple):
-    """Every step of a registration, level after level."""
-
-    similarity: Float[Array, " steps"]
-    step_mm: Float[Array, " steps"]
-    """Length of the step, one mm for each mm and each 0.02 rad; 0 for steps not taken."""
-    level: Int[Array, " steps"]
-    """Its number in the configuration's `levels` and, after them, `found`."""
-    pose: jaxlie.SE3
 
 
 class Views(NamedTuple):
@@ -179,13 +142,9 @@ def register(
         with the start as pose and a status that says so.
     """
     begun = begin(volume, frame, pose, config)
-    if isinstance(begun, Found):
-        finish = replace(config, levels=config.found)
-        result = _register(volume, frame, *start_of(begun), finish)
-        trace = result.trace._replace(level=result.trace.level + len(config.levels))
-        result = replace(result, found=begun, trace=trace)
-    else:
-        result = _register(volume, frame, *start_of(begun), config)
+    found = begun if isinstance(begun, Found) else None
+    result = _register(volume, frame, *start_of(begun), config, found is not None)
+    result = replace(result, found=found)
     return result if again is None else retried(result, volume, frame, again, config)
 
 
@@ -285,7 +244,7 @@ def initial_pose(volume: Volume, frame: Frame) -> jaxlie.SE3:
     )
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@functools.partial(jax.jit, static_argnames=("config", "found"))
 @full_precision
 def _register(
     volume: Volume,
@@ -293,13 +252,14 @@ def _register(
     start: jaxlie.SE3,
     lead: Float[Array, ""],
     config: RegisterConfig,
+    found: bool,
 ) -> Registration:
-    levels = levels_of(config)
+    levels, first_level = levels_of(config, found)
     finest = alignment.focus(volume, frame, start, max(level.pixels for level in levels))
     cut = cut_faces(volume) if config.truncated else None
 
     descent = descent_of(volume, finest, cut, start, config.prior)
-    aligned, trace = through(levels, start, descent, config.nearby)
+    aligned, trace = through(levels, start, descent, config.nearby, first_level)
     scene = alignment.scene(volume, finest, cut, levels[-1])
     first = alignment.look(scene, levels[-1], start, config.prior)
     last_step = alignment.departure(*last_two(start, trace), volume.isocenter, STEP)
@@ -327,127 +287,22 @@ def _register(
     )
 
 
-def levels_of(config: RegisterConfig) -> list[Level]:
-    """The levels, with the one similarity if the configuration names one."""
-    if config.similarity is None:
-        return list(config.levels)
-    return [replace(level, similarity=config.similarity) for level in config.levels]
+def levels_of(config: RegisterConfig, found: bool = False) -> tuple[list[Level], int]:
+    """The levels, with the one similarity if the configuration names one, and the first's number.
+
+    Args:
+        config: The configuration.
+        found: Whether the start is what a search or a comparison found.
+    """
+    levels = list(config.found if found else config.levels)
+    if config.similarity is not None:
+        levels = [replace(level, similarity=config.similarity) for level in levels]
+    return levels, len(config.levels) if found else 0
 
 
 def search_of(config: RegisterConfig) -> SearchConfig:
     """The search, of a volume that is cut off or not as the configuration says."""
     return replace(config.search, truncated=config.truncated)
-
-
-class Descent(NamedTuple):
-    """What the way from coarse to fine needs to know of what is registered."""
-
-    align: Callable[[Level, Any], Aligned]
-    """Refines a pose at a level."""
-    score: Callable[[Level, Any], Float[Array, ""]]
-    """Similarity of a pose at a level."""
-    move: Callable[[Any, Float[Array, "6"]], Any]
-    """A pose moved by a twist."""
-    apart: Callable[[Any, Any], Float[Array, ""]]
-    """Distance of two poses in units of `STEP`."""
-
-
-def descent_of(volume: Volume, finest: Frame, cut, start: jaxlie.SE3, prior: Prior) -> Descent:
-    """The descent of one body in one image.
-
-    Args:
-        volume: The patient.
-        finest: From `alignment.focus`.
-        cut: Faces that cut through the anatomy, or None.
-        start: Where the prior is.
-        prior: How far from there the pose may be.
-    """
-
-    def align(level: Level, pose: jaxlie.SE3) -> Aligned:
-        scene = alignment.scene(volume, finest, cut, level)
-        return alignment.align(scene, level, pose, start, prior)
-
-    def score(level: Level, pose: jaxlie.SE3) -> Float[Array, ""]:
-        scene = alignment.scene(volume, finest, cut, level)
-        return alignment.look(scene, level, pose, prior).similarity
-
-    def move(pose: jaxlie.SE3, twist: Float[Array, "6"]) -> jaxlie.SE3:
-        return perturb(pose, twist, volume.isocenter)
-
-    def apart(one: jaxlie.SE3, other: jaxlie.SE3) -> Float[Array, ""]:
-        return jnp.linalg.norm(alignment.departure(one, other, volume.isocenter, STEP))
-
-    return Descent(align, score, move, apart)
-
-
-def through(
-    levels: list[Level], start: Any, descent: Descent, nearby: Nearby
-) -> tuple[Aligned, Trace]:
-    """From coarse to fine: what the last level did, and every step on the way to its pose."""
-    done = _nearby(levels[:2], start, descent, nearby) if nearby.count else []
-    pose = done[-1].pose if done else start
-    for level in levels[len(done) :]:
-        done.append(descent.align(level, pose))
-        pose = done[-1].pose
-    traces = [_trace(aligned.trace, number) for number, aligned in enumerate(done)]
-    return done[-1], jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)
-
-
-def _trace(trace: RefineTrace, number: int) -> Trace:
-    level = jnp.full(trace.value.size, number, jnp.int32)
-    return Trace(trace.value, trace.step_length, level, trace.pose)
-
-
-def _nearby(levels: list[Level], start: Any, descent: Descent, nearby: Nearby) -> list[Aligned]:
-    """What one or two levels do with the best of several starts; the given one is among them."""
-    twists = jnp.asarray(_twists(nearby), float)
-    poses = jax.vmap(lambda twist: descent.move(start, twist))(twists)
-    scores = jax.lax.map(lambda pose: descent.score(levels[0], pose), poses)
-    chosen = jax.lax.top_k(scores, min(nearby.kept, len(twists)))[1]
-    poses = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[chosen]]), start, poses)
-    first = jax.vmap(lambda pose: descent.align(levels[0], pose))(poses)
-    if len(levels) == 1:
-        return [_taken(first, _best(first))]
-    first = _taken(first, _distinct(first, descent, nearby))
-    second = jax.lax.map(lambda pose: descent.align(levels[1], pose), first.pose)
-    best = _best(second)
-    return [_taken(first, best), _taken(second, best)]
-
-
-def _distinct(each: Aligned, descent: Descent, nearby: Nearby) -> Int[Array, " carried"]:
-    """The best ones, each far from the better ones; the best again where there are no more."""
-    scores = jnp.nan_to_num(each.terms.similarity, nan=-jnp.inf)
-    best, chosen = scores.argmax(), []
-    for _ in range(min(nearby.carried, scores.size)):
-        next_ = scores.argmax()
-        chosen.append(jnp.where(jnp.isfinite(scores[next_]), next_, best))
-        away = jax.vmap(descent.apart, in_axes=(None, 0))(_taken(each.pose, chosen[-1]), each.pose)
-        scores = jnp.where(away < nearby.apart, -jnp.inf, scores).at[chosen[-1]].set(-jnp.inf)
-    return jnp.stack(chosen)
-
-
-def _best(each: Aligned) -> Int[Array, ""]:
-    return jnp.nan_to_num(each.terms.similarity, nan=-jnp.inf).argmax()
-
-
-def _taken(items: Any, index: Int[Array, "..."]) -> Any:
-    return jax.tree.map(lambda x: x[index], items)
-
-
-def _twists(nearby: Nearby) -> Float[np.ndarray, "count 6"]:
-    """Twists spread evenly over the box (the R6 sequence of Roberts, 2018)."""
-    root = 1.0
-    for _ in range(64):
-        root = (1 + root) ** (1 / 7)  # converges to the root of x^7 = x + 1
-    unit = (0.5 + np.outer(np.arange(1, nearby.count + 1), root ** -np.arange(1.0, 7.0))) % 1
-    return (2 * unit - 1) * np.array([nearby.shift] * 3 + [nearby.rotation] * 3)
-
-
-def last_two(start: Any, trace: Trace) -> tuple[Any, Any]:
-    """The pose before the last step and after it; the same if it was refused."""
-    path = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), start, trace.pose)
-    before, after = (jax.tree.map(lambda x, i=i: x[i], path) for i in (-2, -1))
-    return before, after
 
 
 def unless_hopeless(status: Int[Array, ""], found: Any, start: Any) -> Any:

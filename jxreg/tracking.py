@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jxreg import alignment
 from jxreg.alignment import Level
 from jxreg.candidates import Found, start_of
+from jxreg.descent import STEP, descent_of, last_two, through
 from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
 from jxreg.evidence import Look, evidence_of
@@ -27,17 +28,13 @@ from jxreg.frame import Frame
 from jxreg.pose import perturb, rotation_angle, twist_between
 from jxreg.precision import full_precision
 from jxreg.register import (
-    STEP,
     RegisterConfig,
     Registration,
     Start,
     begin,
     covariance,
-    descent_of,
-    last_two,
     levels_of,
     register,
-    through,
     unless_hopeless,
 )
 from jxreg.verdict import Status, judge
@@ -245,7 +242,7 @@ def _next(
 def _register_next(volume: Volume, frame: Frame, cut, state: _State, config: TrackConfig):
     """Registers a frame from the last pose or from where the motion leads."""
     each = config.each
-    levels = levels_of(each)
+    levels, _ = levels_of(each)
     largest = max(level.pixels for level in (*levels, config.glance))
     finest = alignment.focus(volume, frame, state.pose, largest)
     start, seen = _start(volume, finest, cut, state, config)

@@ -14,6 +14,7 @@ from jxreg import alignment
 from jxreg.alignment import Aligned, Level, Prior, Scene, Terms, climb_of
 from jxreg.camera import with_lens
 from jxreg.candidates import Found, start_of
+from jxreg.descent import STEP, Descent, Nearby, Trace, last_two, through
 from jxreg.drr.coverage import cut_faces
 from jxreg.errors import InputError
 from jxreg.evidence import Look, evidence_of
@@ -22,18 +23,12 @@ from jxreg.global_search import search_views
 from jxreg.pose import perturb
 from jxreg.precision import full_precision
 from jxreg.register import (
-    STEP,
-    Descent,
-    Nearby,
     RegisterConfig,
     Registration,
-    Trace,
     Views,
     covariance,
-    last_two,
     levels_of,
     search_of,
-    through,
     unless_hopeless,
 )
 from jxreg.rig import (
@@ -91,9 +86,10 @@ def register_views(
     if rig_from_world is None:
         rig_from_world = search_views(volume, frames, camera_from_rig, config=search_of(config))
     pose, lead = start_of(rig_from_world)
-    start = rig_of((pose,), camera_from_rig)
-    (result,) = solve((volume,), tuple(frames), start, config, geometry, lead=lead)
     found = rig_from_world if isinstance(rig_from_world, Found) else None
+    start = rig_of((pose,), camera_from_rig)
+    how = {"lead": lead, "found": found is not None}
+    (result,) = solve((volume,), tuple(frames), start, config, geometry, **how)
     return replace(result, found=found)
 
 
@@ -108,7 +104,7 @@ def check_views(
             "one for each image, and at least one",
             "give camera_from_rig in the order of frames",
         )
-    for how in filter(None, map(climb_of, levels_of(config))):
+    for how in filter(None, map(climb_of, levels_of(config)[0])):
         for name in ("parametrisation", "patches"):
             found = getattr(how, name)
             if found is not None:
@@ -120,7 +116,7 @@ def check_views(
                 )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "geometry"))
+@functools.partial(jax.jit, static_argnames=("config", "geometry", "found"))
 @full_precision
 def solve(
     volumes: tuple[Volume, ...],
@@ -131,6 +127,7 @@ def solve(
     others: tuple[Volume, ...] = (),
     other_poses: tuple[jaxlie.SE3, ...] = (),
     lead: Float[Array, ""] | float = jnp.inf,
+    found: bool = False,
 ) -> tuple[Registration, ...]:
     """Registers bodies to images, all at once, from coarse to fine.
 
@@ -143,11 +140,12 @@ def solve(
         others: Bodies that are in the images and stay where they are.
         other_poses: Their poses, `rig_from_world`.
         lead: By how much a search preferred this start to another one (`Found.lead`).
+        found: Whether the start is what a search found; static.
 
     Returns:
         A registration for each body.
     """
-    levels = levels_of(config)
+    levels, first_level = levels_of(config, found)
     largest = max(level.pixels for level in levels)
     finest = focused(volumes, frames, start, largest)
     cuts = [cut_faces(v) if config.truncated else None for v in (*volumes, *others)]
@@ -175,7 +173,7 @@ def solve(
         return rig._replace(bodies=bodies)
 
     descent = Descent(align, score, move, functools.partial(_apart, volumes))
-    aligned, trace = through(levels, start, descent, config.nearby)
+    aligned, trace = through(levels, start, descent, config.nearby, first_level)
     scenes = scenes_at(levels[-1])
 
     def look(rig: Rig, body: int) -> _Look:

@@ -13,11 +13,12 @@ from refusal import refused
 from jxreg import metrics
 from jxreg.camera import Camera
 from jxreg.cli import main
+from jxreg.descent import Trace
 from jxreg.io import Landmarks, save_landmarks, save_pose, save_tfm
 from jxreg.io.registration_file import load_registration
 from jxreg.io.start_file import StartFile, load_starts, save_starts
 from jxreg.pose import from_carm, perturb
-from jxreg.register import Registration, Trace
+from jxreg.register import Registration
 from jxreg.report import registration_record
 from jxreg.verdict import Status
 

@@ -12,8 +12,9 @@ import pytest
 from jxreg import plot, report
 from jxreg import pose as pose_
 from jxreg.camera import Camera
+from jxreg.descent import Trace
 from jxreg.io import load_camera
-from jxreg.register import Registration, Status, Trace
+from jxreg.register import Registration, Status
 from jxreg.report import words
 
 ISOCENTER = jnp.array([10.0, -20.0, 30.0])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jxreg
-from jxreg import Camera, Frame, Volume, matching, metrics
+from jxreg import Camera, Frame, Volume, candidates, matching, metrics
 from jxreg.alignment import Level
 from jxreg.candidates import CompareConfig, Contest, Found, Rank, best_of, compare, contest, screen
 from jxreg.frame import square
@@ -21,6 +21,7 @@ from jxreg.verdict import Status
 CAMERA = Camera.from_sdd(1000.0, (96, 80), (3.0, 3.0))
 COMPARE = CompareConfig(
     finalists=3,
+    first=Level(32, 1, similarity="local_ncc", sigma=0.1),
     coarse=Level(32, 1, similarity="local_ncc", sigma=0.1, tolerance=0.1),
     fine=Level(64, 0, tolerance=0.1),
 )
@@ -113,6 +114,17 @@ def test_a_match_may_compare_little_of_the_image_where_there_is_no_more(volume, 
     assert float(metrics.mrpd(jaxlie.SE3(at), pose, volume.isocenter + 40.0 * jnp.eye(3))) < 12
 
 
+def test_a_match_tells_the_roll_and_the_depth(volume, library):
+    there, axis = jaxlie.SO3(library.orientation.wxyz[4]), jnp.array(matching.AXIS)
+    pose = matching.placed(there, 0.9 * library.depth, 0.3, axis, volume.isocenter)
+    small = square(xray(volume, pose), 2 * NARROW.pixels)
+    look = jnp.array([-0.3, 0.0, 0.3]), jnp.array([0.9, 1.0, 1.1])
+    found = matching.match(library, small, volume.isocenter, *look)
+    best = jaxlie.SE3(found.pose.wxyz_xyz[0, 4])
+    np.testing.assert_allclose(best.rotation().wxyz, pose.rotation().wxyz, atol=1e-3)
+    np.testing.assert_allclose(best.translation(), pose.translation(), atol=1e-2)
+
+
 def as_matched(**changes) -> SearchConfig:
     """A search that proposes two poses and refines neither."""
     still = {name: replace(getattr(COMPARE, name), steps=0) for name in ("coarse", "fine")}
@@ -134,6 +146,19 @@ def test_the_best_drrs_of_all_matches_are_tried_first(volume, library):
     turned = antipodal(pose, volume.isocenter).wxyz_xyz
     true, other = screen(volume, frame, jaxlie.SE3(jnp.stack([pose.wxyz_xyz, turned])), **how)
     assert true > best.max() > other
+
+
+def test_only_the_first_poses_are_screened_if_so_many_are_asked_for(volume, monkeypatch):
+    monkeypatch.setattr(candidates, "SCREENED", 3)
+    pose = seen(volume, "tilted")
+    twists = jnp.linspace(0.0, 0.2, 7)[:, None] * jnp.ones(6)
+    poses = jax.vmap(lambda twist: perturb(pose, twist, volume.isocenter))(twists)
+    frame, how = xray(volume, pose), {"config": COMPARE, "truncated": False}
+    every, few = (screen(volume, frame, poses, count, **how) for count in (None, 4))
+    assert np.isfinite(every).all()
+    assert int(every.argmax()) == 0
+    np.testing.assert_allclose(few[:4], every[:4], rtol=1e-5)
+    assert (np.asarray(few[4:]) == -np.inf).all()
 
 
 def test_a_match_by_each_measure_is_the_least_that_is_screened(volume, library):

@@ -10,11 +10,12 @@ from jaxlie import SE3
 from moving_bodies import BODIES, CAMERA, ORIGIN, camera_at, landmarks, scan, xray
 
 from jxreg.alignment import Level
+from jxreg.descent import Trace
 from jxreg.errors import InputError
 from jxreg.frame import Frame
 from jxreg.metrics import mrpd
 from jxreg.pose import from_carm, perturb
-from jxreg.register import RegisterConfig, Registration, Trace
+from jxreg.register import RegisterConfig, Registration
 from jxreg.tracking import TrackConfig, follow, motion, track
 from jxreg.verdict import Status
 

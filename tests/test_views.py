@@ -13,12 +13,13 @@ from jxreg.alignment import Aligned, Level, Terms
 from jxreg.ascent import Climb
 from jxreg.camera import project_points, with_lens
 from jxreg.candidates import Found
+from jxreg.descent import Descent, Nearby, through
 from jxreg.errors import InputError
 from jxreg.frame import Frame
 from jxreg.metrics import mtre
 from jxreg.pose import perturb, rotation_angle
 from jxreg.refinement import RefineTrace
-from jxreg.register import Descent, Nearby, RegisterConfig, through
+from jxreg.register import RegisterConfig
 from jxreg.rig import Geometry
 from jxreg.verdict import Status
 from jxreg.views import register_views
@@ -86,9 +87,11 @@ def test_what_a_search_was_not_sure_of_is_ambiguous(volume, frames, start):
         (sure, Status.OK),
         (sure._replace(lead=jnp.float32(0.0)), Status.AMBIGUOUS),
     ):
-        result = register_views(volume, frames, CAMERAS, found, config=CONFIG)
+        config = replace(CONFIG, found=CONFIG.levels)
+        result = register_views(volume, frames, CAMERAS, found, config=config)
         assert int(result.status) == status
         assert result.found is found
+        assert set(np.asarray(result.trace.level)) == {1}  # that of `found`, after `levels`
         assert float(mtre(result.pose, SE3.identity(), LANDMARKS)) < 0.3
 
 

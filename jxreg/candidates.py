@@ -61,7 +61,7 @@ class CompareConfig:
     """Poses that are nearer to each other than this are one optimum."""
     first: Level = Level(32, 3, similarity="local_ncc", sigma=0.1)
     """How very many poses are ranked, as they are (`screen`)."""
-    coarse: Level = Level(32, 3, similarity="local_ncc", sigma=0.1, tolerance=0.1)
+    coarse: Level = Level(32, 3, similarity="local_ncc", sigma=0.05, tolerance=0.1)
     """How all candidates are refined: local NCC has a wide basin, and forgives contrast."""
     sieve: Level = Level(64, 2, similarity="local_ncc", sigma=0.03)
     """How finalists are chosen: what is small tells a pose from one that only looks like it."""

@@ -37,7 +37,7 @@ from jxreg.volume import Volume
 AGREEING = 0.25
 """Share of the candidates that must have ended at a pose which was compared with no other one."""
 SCREENED = 128
-"""Poses that are screened together."""
+"""Poses that are screened together, at most."""
 WINDOW = 128
 """Pixels of the window around a small volume."""
 
@@ -54,7 +54,8 @@ class CompareConfig:
     """Whether the volume is but a part of what the image shows, such as a single bone: only what is
     near its shadow is compared, in a window around it."""
     finest: int = 128
-    """Pixels of the square image that the levels, or these windows, are taken from."""
+    """Pixels of the square image that the levels, or these windows, are taken from; where windows
+    are of fewer pixels (`first`) it is as much coarser."""
     reach: Prior = Prior(shift=60.0, depth=80.0, rotation=0.5)
     """How far a candidate may go from where it began."""
     apart: Prior = Prior(shift=10.0, depth=40.0, rotation=0.06)
@@ -165,18 +166,20 @@ def screen(
         config = replace(config, finest=config.finest * pixels // WINDOW)
     rules = _rules(volume, frame, config, truncated, pixels)
     size = poses.wxyz_xyz.shape[0]
-    count, together = size if count is None else count, min(SCREENED, size)
+    together = -(-size // -(-size // SCREENED))  # as many in each turn
+    count = size if count is None else count
 
     def score(wxyz_xyz):
         return rules.rank(config.first, jaxlie.SE3(wxyz_xyz)).score
 
     def body(turn, scores):
         # The last turn begins earlier where no whole one is left.
-        first = jnp.minimum(turn * together, size - together)
-        part = jax.lax.dynamic_slice_in_dim(poses.wxyz_xyz, first, together)
-        return jax.lax.dynamic_update_slice_in_dim(scores, jax.vmap(score)(part), first, 0)
+        begin = jnp.minimum(turn * together, size - together)
+        part = jax.lax.dynamic_slice_in_dim(poses.wxyz_xyz, begin, together)
+        return jax.lax.dynamic_update_slice_in_dim(scores, jax.vmap(score)(part), begin, 0)
 
-    nothing = jnp.full(size, -jnp.inf, poses.wxyz_xyz.dtype)
+    made = jax.eval_shape(score, poses.wxyz_xyz[0])
+    nothing = jnp.full(size, -jnp.inf, made.dtype)
     scores = jax.lax.fori_loop(0, (count + together - 1) // together, body, nothing)
     return jnp.where(jnp.arange(size) < count, scores, -jnp.inf)
 

@@ -52,7 +52,7 @@ class SearchConfig:
     depths: int = 6
     screened: int = 1600
     """Matches whose DRRs are compared with the image; as many by each of four measures, or all by
-    the one of a small volume (`compare.part`)."""
+    the one of a small volume (`compare.part`). What several measures propose is compared once."""
     moved: int = 96
     """How many of the best of these give way to better poses near by."""
     candidates: int = 24
@@ -107,12 +107,11 @@ PART = SearchConfig(
         coarse=Level(64, 2, tolerance=0.1),
         sieve=Level(128, 1, similarity="local_ncc", sigma=0.02),
         fine=Level(128, 1, tolerance=0.1),
-        judge=Level(128, 1, similarity="local_ncc", sigma=0.02),
     ),
 )
 """For a small volume, such as one bone, in a large image.
 
-Its optimum is narrow, and another one is near: the first level must be fine, and see it to the end.
+Its optimum is narrow, and another one is near: `coarse` must be fine, and see it to the end.
 One image hardly knows the depth, which is not let go far from where the search looks.
 """
 PART_IN_VIEWS = replace(

@@ -123,7 +123,7 @@ def match(
         The best shift, roll and depth of each direction by four measures, two for each of
         `LEAST_SHARES`, among places that compare at least as much: NCC of the gradients where both
         images have them; and its Fisher z times the root of the share of the image that this was,
-        which is how unlikely it is by chance.
+        which is how unlikely it is by chance, or minus infinity where no place compares enough.
     """
     small, pixels = downsample(frame, 2), frame.image.shape[0] // 2
 

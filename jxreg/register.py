@@ -254,11 +254,12 @@ def _register(
     config: RegisterConfig,
     found: bool,
 ) -> Registration:
-    levels, first_level = levels_of(config, found)
+    levels = levels_of(config, found)
     finest = alignment.focus(volume, frame, start, max(level.pixels for level in levels))
     cut = cut_faces(volume) if config.truncated else None
 
     descent = descent_of(volume, finest, cut, start, config.prior)
+    first_level = first_number(config, found)
     aligned, trace = through(levels, start, descent, config.nearby, first_level)
     scene = alignment.scene(volume, finest, cut, levels[-1])
     first = alignment.look(scene, levels[-1], start, config.prior)
@@ -287,17 +288,22 @@ def _register(
     )
 
 
-def levels_of(config: RegisterConfig, found: bool = False) -> tuple[list[Level], int]:
-    """The levels, with the one similarity if the configuration names one, and the first's number.
+def levels_of(config: RegisterConfig, found: bool = False) -> list[Level]:
+    """The levels, with the one similarity if the configuration names one.
 
     Args:
         config: The configuration.
         found: Whether the start is what a search or a comparison found.
     """
-    levels = list(config.found if found else config.levels)
-    if config.similarity is not None:
-        levels = [replace(level, similarity=config.similarity) for level in levels]
-    return levels, len(config.levels) if found else 0
+    levels = config.found if found else config.levels
+    if config.similarity is None:
+        return list(levels)
+    return [replace(level, similarity=config.similarity) for level in levels]
+
+
+def first_number(config: RegisterConfig, found: bool) -> int:
+    """Number of the first of these levels in `Trace.level`."""
+    return len(config.levels) if found else 0
 
 
 def search_of(config: RegisterConfig) -> SearchConfig:

@@ -242,7 +242,7 @@ def _next(
 def _register_next(volume: Volume, frame: Frame, cut, state: _State, config: TrackConfig):
     """Registers a frame from the last pose or from where the motion leads."""
     each = config.each
-    levels, _ = levels_of(each)
+    levels = levels_of(each)
     largest = max(level.pixels for level in (*levels, config.glance))
     finest = alignment.focus(volume, frame, state.pose, largest)
     start, seen = _start(volume, finest, cut, state, config)

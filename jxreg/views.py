@@ -27,6 +27,7 @@ from jxreg.register import (
     Registration,
     Views,
     covariance,
+    first_number,
     levels_of,
     search_of,
     unless_hopeless,
@@ -46,8 +47,11 @@ from jxreg.rig import (
 from jxreg.verdict import Evidence, judge
 from jxreg.volume import Volume
 
-VIEWS = RegisterConfig(prior=Prior(60.0, 60.0, 0.6), nearby=Nearby(count=32))
-"""For several images: they know the depth, so the prior is weaker."""
+VIEWS = RegisterConfig(
+    found=RegisterConfig.levels, prior=Prior(60.0, 60.0, 0.6), nearby=Nearby(count=32)
+)
+"""For several images: they know the depth, so the prior is weaker. After a search they begin as
+from any start: finer levels cost more, and changed nothing on two bones of a wrist."""
 STEP_OF_SEVERAL = replace(STEP, depth=STEP.shift)
 """What counts as a step of 1 mm where several images know the depth."""
 
@@ -82,7 +86,8 @@ def register_views(
         InputError: Not one camera place for each image, no image at all, or a climb that asks for
             a parametrisation or patches, or names something unknown.
     """
-    check_views(frames, camera_from_rig, config)
+    searched = rig_from_world is None or isinstance(rig_from_world, Found)
+    check_views(frames, camera_from_rig, config, searched)
     if rig_from_world is None:
         rig_from_world = search_views(volume, frames, camera_from_rig, config=search_of(config))
     pose, lead = start_of(rig_from_world)
@@ -94,9 +99,12 @@ def register_views(
 
 
 def check_views(
-    frames: Sequence[Frame], camera_from_rig: Sequence[jaxlie.SE3], config: RegisterConfig
+    frames: Sequence[Frame],
+    camera_from_rig: Sequence[jaxlie.SE3],
+    config: RegisterConfig,
+    found: bool = False,
 ) -> None:
-    """Raises InputError for what `register_views` cannot use."""
+    """Raises InputError for what `register_views` cannot use; `found` as in `levels_of`."""
     if not frames or len(frames) != len(camera_from_rig):
         raise InputError(
             "camera_from_rig",
@@ -104,7 +112,7 @@ def check_views(
             "one for each image, and at least one",
             "give camera_from_rig in the order of frames",
         )
-    for how in filter(None, map(climb_of, levels_of(config)[0])):
+    for how in filter(None, map(climb_of, levels_of(config, found))):
         for name in ("parametrisation", "patches"):
             found = getattr(how, name)
             if found is not None:
@@ -145,7 +153,7 @@ def solve(
     Returns:
         A registration for each body.
     """
-    levels, first_level = levels_of(config, found)
+    levels = levels_of(config, found)
     largest = max(level.pixels for level in levels)
     finest = focused(volumes, frames, start, largest)
     cuts = [cut_faces(v) if config.truncated else None for v in (*volumes, *others)]
@@ -173,6 +181,7 @@ def solve(
         return rig._replace(bodies=bodies)
 
     descent = Descent(align, score, move, functools.partial(_apart, volumes))
+    first_level = first_number(config, found)
     aligned, trace = through(levels, start, descent, config.nearby, first_level)
     scenes = scenes_at(levels[-1])
 

@@ -13,7 +13,8 @@ from jxreg import Camera, Frame, Volume, candidates, matching, metrics
 from jxreg.alignment import Level
 from jxreg.candidates import CompareConfig, Contest, Found, Rank, best_of, compare, contest, screen
 from jxreg.frame import square
-from jxreg.global_search import SearchConfig, make_library, search, search_views
+from jxreg.global_search import SearchConfig, _proposed, make_library, search, search_views
+from jxreg.matching import Matches
 from jxreg.pose import antipodal, from_carm, perturb
 from jxreg.register import RegisterConfig, register
 from jxreg.verdict import Status
@@ -107,7 +108,8 @@ def test_a_match_may_compare_little_of_the_image_where_there_is_no_more(volume, 
     look = jnp.zeros(1), jnp.ones(1)
     found = matching.match(library, replace(small, mask=open_.set(1)), volume.isocenter, *look)
     assert found.score.shape == (matching.MEASURES, NARROW.directions)
-    assert float(found.score[:2].max()) < 0
+    assert float(found.score[0].max()) < 0
+    assert (np.asarray(found.score[1]) == -np.inf).all()
     assert int(found.score[2].argmax()) == 4
     assert float(found.score[2].max()) > 0.7
     at = found.pose.wxyz_xyz[2, 4]
@@ -123,6 +125,17 @@ def test_a_match_tells_the_roll_and_the_depth(volume, library):
     best = jaxlie.SE3(found.pose.wxyz_xyz[0, 4])
     np.testing.assert_allclose(best.rotation().wxyz, pose.rotation().wxyz, atol=1e-3)
     np.testing.assert_allclose(best.translation(), pose.translation(), atol=1e-2)
+
+
+def test_what_several_measures_propose_is_proposed_once():
+    places = jnp.arange(12.0).reshape(3, 4).at[1].set(jnp.arange(4.0)).at[2, 0].set(0.0)
+    poses = jaxlie.SE3(jnp.zeros((3, 4, 7)).at[..., 0].set(1.0).at[..., 4].set(places))
+    score = jnp.array([[4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]])
+    # The best two of each: places 0, 1; 3, 2, which are no best ones of the first; 0 again, 9.
+    found, count = _proposed(Matches(score, poses), replace(NARROW, screened=6))
+    assert int(count) == 5
+    assert sorted(np.asarray(found[:5, 4])) == [0.0, 1.0, 2.0, 3.0, 9.0]
+    assert set(np.asarray(found[5:, 4])) == {0.0}
 
 
 def as_matched(**changes) -> SearchConfig:

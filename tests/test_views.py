@@ -87,11 +87,12 @@ def test_what_a_search_was_not_sure_of_is_ambiguous(volume, frames, start):
         (sure, Status.OK),
         (sure._replace(lead=jnp.float32(0.0)), Status.AMBIGUOUS),
     ):
-        config = replace(CONFIG, found=CONFIG.levels)
+        config = replace(CONFIG, found=(replace(CONFIG.levels[0], steps=8),))
         result = register_views(volume, frames, CAMERAS, found, config=config)
         assert int(result.status) == status
         assert result.found is found
         assert set(np.asarray(result.trace.level)) == {1}  # that of `found`, after `levels`
+        assert result.trace.similarity.shape == (8,)
         assert float(mtre(result.pose, SE3.identity(), LANDMARKS)) < 0.3
 
 
@@ -165,6 +166,9 @@ def test_refuses_what_it_cannot_do(volume, frames, start):
         config = RegisterConfig(levels=(Level(64, 0, climb=climb),))
         with pytest.raises(InputError, match="leave out Climb.pa"):
             register_views(volume, frames, CAMERAS, start, config=config)
+        searched = RegisterConfig(found=config.levels)
+        with pytest.raises(InputError, match="leave out Climb.pa"):
+            register_views(volume, frames, CAMERAS, config=searched)
     config = RegisterConfig(levels=(Level(64, 0, climb=Climb("sgd")),))
     with pytest.raises(InputError, match="'sgd'; expected one of adam"):
         register_views(volume, frames, CAMERAS, start, config=config)

@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jxreg.drr.accumulate import UNROLL
 from jxreg.drr.rays import VoxelRays, clip_to_box
 from jxreg.volume import MU_WATER, Volume, coarsest, spacing
 
-UNROLL = 4  # samples a loop turn, as in `accumulate`
 TISSUE = 0.25 * MU_WATER
 """Attenuation that counts as tissue [1/mm]."""
+SAMPLES = 64  # points on each ray, a multiple of those of a turn
 
 
 def cut_faces(volume: Volume, fraction: float = 0.25) -> Bool[Array, "2 3"]:
@@ -38,9 +39,7 @@ def cut_faces(volume: Volume, fraction: float = 0.25) -> Bool[Array, "2 3"]:
     return jnp.stack(cut, 1) & lengthwise
 
 
-def missing_share(
-    volume: Volume, rays: VoxelRays, cut: Bool[Array, "2 3"], samples: int = 64
-) -> Float[Array, " n"]:
+def missing_share(volume: Volume, rays: VoxelRays, cut: Bool[Array, "2 3"]) -> Float[Array, " n"]:
     """Share of each ray's way through tissue that lies beyond the cut faces, from 0 to 1.
 
     Behind a cut face the anatomy is taken to go on as the face itself: the tissue seen there is
@@ -50,7 +49,6 @@ def missing_share(
         volume: The volume, or a coarser level of it; a few millimetres are fine enough.
         rays: Rays in index coordinates of the same volume.
         cut: From `cut_faces`.
-        samples: Points on each ray, a multiple of 4.
     """
     tissue = tissue_mask(volume)
     shape, stored = tissue.shape, tissue.ravel().astype(rays.length.dtype)
@@ -59,8 +57,8 @@ def missing_share(
     span = clip_to_box(rays, jnp.where(cut[0], -far, 0.0), jnp.where(cut[1], last + far, last))
     width = jnp.maximum(span.leave - span.enter, 0.0)
 
-    def sample(k):
-        t = span.enter + (k + 0.5) / samples * width
+    def sample(number):
+        t = span.enter + (number + 0.5) / SAMPLES * width
         point = [rays.origin[a] + t * rays.direction[a] for a in range(3)]
         inside = [jnp.clip(x, 0, last[a]) for a, x in enumerate(point)]
         outside = functools.reduce(jnp.logical_or, map(jnp.not_equal, point, inside))
@@ -75,7 +73,7 @@ def missing_share(
         )
 
     zero = jnp.zeros_like(width)
-    lengths = jax.lax.fori_loop(0, samples // UNROLL, body, jax.lax.complex(zero, zero))
+    lengths = jax.lax.fori_loop(0, SAMPLES // UNROLL, body, jax.lax.complex(zero, zero))
     return lengths.real / jnp.maximum(lengths.imag, 1.0)
 
 

@@ -201,8 +201,8 @@ def test_register_takes_a_network(inputs, trained, monkeypatch):
     frame = jax.tree.map(lambda leaf: leaf[0], load_frames(inputs / "a.npy"))
     model, seen = load_model(trained), []
 
-    def registered(volume, frame, start, lead, config):
-        seen.append(start)
+    def registered(volume, frame, start, lead, config, found):
+        seen.append((start, found))
         return a_registration(0, start)
 
     monkeypatch.setattr(REGISTER, "_register", registered)
@@ -213,7 +213,9 @@ def test_register_takes_a_network(inputs, trained, monkeypatch):
     monkeypatch.setattr(REGISTER, "compare", compared)
     alone = REGISTER.register(volume, frame, starter(model))
     compared_ = REGISTER.register(volume, frame, starter(model, Several((0.0,), antipodal=True)))
-    one, best = seen
+    (one, searched), (best, compared_first) = seen
+    assert not searched
+    assert compared_first
     assert alone.found is None
     assert compared_.found.pose.wxyz_xyz.shape == (2, 7)
     np.testing.assert_allclose(one.wxyz_xyz, best.wxyz_xyz, atol=1e-5)

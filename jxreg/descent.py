@@ -30,7 +30,8 @@ class Nearby:
 
     Each costs one DRR of the first level; the given one and the best ones go through that level,
     the best of these that end apart through the second one, and the best there through the others.
-    A coarse level alone may prefer a wrong optimum that a finer one sees through.
+    Which end is best the next level says: the one that led there may prefer a wrong optimum that a
+    finer one sees through.
     """
 
     count: int = 0
@@ -38,7 +39,7 @@ class Nearby:
     kept: int = 4
     """How many of them go through the first level."""
     carried: int = 3
-    """How many of the ends of the first level go through the second."""
+    """How many of the ends of the first level go through the second one."""
     apart: float = 1.0
     """Ends nearer than this [mm, or 0.02 rad] are the same."""
     shift: float = 5.0
@@ -111,7 +112,7 @@ def through(
         nearby: Other starts to try.
         first: Number of the first level in the trace.
     """
-    done = _nearby(levels[:2], start, descent, nearby) if nearby.count else []
+    done = _nearby(levels[:3], start, descent, nearby) if nearby.count else []
     pose = done[-1].pose if done else start
     for level in levels[len(done) :]:
         done.append(descent.align(level, pose))
@@ -126,7 +127,10 @@ def _trace(trace: RefineTrace, number: int) -> Trace:
 
 
 def _nearby(levels: list[Level], start: Any, descent: Descent, nearby: Nearby) -> list[Aligned]:
-    """What one or two levels do with the best of several starts; the given one is among them."""
+    """What the first level or two do with the best of several starts; the given one is among them.
+
+    A third level only says which of the ends is best.
+    """
     twists = jnp.asarray(_twists(nearby), float)
     poses = jax.vmap(lambda twist: descent.move(start, twist))(twists)
     scores = jax.lax.map(lambda pose: descent.score(levels[0], pose), poses)
@@ -134,27 +138,33 @@ def _nearby(levels: list[Level], start: Any, descent: Descent, nearby: Nearby) -
     poses = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[chosen]]), start, poses)
     first = jax.vmap(lambda pose: descent.align(levels[0], pose))(poses)
     if len(levels) == 1:
-        return [_taken(first, _best(first))]
-    first = _taken(first, _distinct(first, descent, nearby))
+        return [_taken(first, _best(first.terms.similarity))]
+    seen = _seen(levels[1], descent, first)
+    first = _taken(first, _distinct(first.pose, seen, descent, nearby))
     second = jax.lax.map(lambda pose: descent.align(levels[1], pose), first.pose)
-    best = _best(second)
+    best = _best(_seen(levels[2], descent, second) if levels[2:] else second.terms.similarity)
     return [_taken(first, best), _taken(second, best)]
 
 
-def _distinct(each: Aligned, descent: Descent, nearby: Nearby) -> Int[Array, " carried"]:
+def _seen(level: Level, descent: Descent, each: Aligned) -> Float[Array, " n"]:
+    """Similarities of the ends of one level as the next one sees them."""
+    return jax.lax.map(lambda pose: descent.score(level, pose), each.pose)
+
+
+def _distinct(poses: Any, scores, descent: Descent, nearby: Nearby) -> Int[Array, " carried"]:
     """The best ones, each far from the better ones; the best again where there are no more."""
-    scores = jnp.nan_to_num(each.terms.similarity, nan=-jnp.inf)
+    scores = jnp.nan_to_num(scores, nan=-jnp.inf)
     best, chosen = scores.argmax(), []
     for _ in range(min(nearby.carried, scores.size)):
         next_ = scores.argmax()
         chosen.append(jnp.where(jnp.isfinite(scores[next_]), next_, best))
-        away = jax.vmap(descent.apart, in_axes=(None, 0))(_taken(each.pose, chosen[-1]), each.pose)
+        away = jax.vmap(descent.apart, in_axes=(None, 0))(_taken(poses, chosen[-1]), poses)
         scores = jnp.where(away < nearby.apart, -jnp.inf, scores).at[chosen[-1]].set(-jnp.inf)
     return jnp.stack(chosen)
 
 
-def _best(each: Aligned) -> Int[Array, ""]:
-    return jnp.nan_to_num(each.terms.similarity, nan=-jnp.inf).argmax()
+def _best(scores: Float[Array, " n"]) -> Int[Array, ""]:
+    return jnp.nan_to_num(scores, nan=-jnp.inf).argmax()
 
 
 def _taken(items: Any, index: Int[Array, "..."]) -> Any:

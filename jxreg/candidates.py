@@ -38,6 +38,8 @@ AGREEING = 0.25
 """Share of the candidates that must have ended at a pose which was compared with no other one."""
 SCREENED = 128
 """Poses that are screened together, at most."""
+LAST = 100.0
+"""Taken off a score to make it less than all others; scores are of the order of 1."""
 WINDOW = 128
 """Pixels of the window around a small volume."""
 
@@ -182,6 +184,28 @@ def screen(
     nothing = jnp.full(size, -jnp.inf, made.dtype)
     scores = jax.lax.fori_loop(0, (count + together - 1) // together, body, nothing)
     return jnp.where(jnp.arange(size) < count, scores, -jnp.inf)
+
+
+def varied(
+    volume: Volume, poses: jaxlie.SE3, score: Float[Array, " n"], count: int, apart: Prior
+) -> Int[Array, " count"]:
+    """Numbers of the best poses; such as are near to a better one come after all others.
+
+    Args:
+        volume: The patient, about whose isocenter poses turn.
+        poses: With a leading axis.
+        score: Of each.
+        count: How many are wanted.
+        apart: Poses that are nearer to each other than this are alike.
+    """
+    away = _distance(volume, apart)
+
+    def body(left, _):
+        best = jnp.argmax(left)
+        alike = jax.vmap(lambda w: away(_at(poses, best), jaxlie.SE3(w)))(poses.wxyz_xyz) < 1
+        return jnp.where(alike, left - LAST, left).at[best].set(-jnp.inf), best
+
+    return jax.lax.scan(body, score, length=count)[1]
 
 
 def _rules(

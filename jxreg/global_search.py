@@ -18,7 +18,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from jxreg import matching, templates
 from jxreg.alignment import Level, Prior
 from jxreg.camera import Camera
-from jxreg.candidates import CompareConfig, Found, compare, compare_views, screen
+from jxreg.candidates import CompareConfig, Found, compare, compare_views, screen, varied
 from jxreg.drr.coverage import cut_faces
 from jxreg.frame import Frame, square
 from jxreg.matching import Library, Matches
@@ -50,11 +50,17 @@ class SearchConfig:
     """Directions around each center."""
     rolls: int = 8
     depths: int = 6
+    places: int = 1
+    """Places in the image that each template of a small volume proposes (`compare.part`): of the
+    right one, the best may be at something else."""
     screened: int = 1600
     """Matches whose DRRs are compared with the image; as many by each of four measures, or all by
     the one of a small volume (`compare.part`). What several measures propose is compared once."""
     moved: int = 96
     """How many of the best of these give way to better poses near by."""
+    apart: Prior | None = None
+    """Poses that are nearer than this to a better one are moved and refined after all others; None
+    if they are not told apart."""
     candidates: int = 24
     """The best of all, which are refined in a round."""
     rounds: int = 6
@@ -94,9 +100,10 @@ PART = SearchConfig(
     directions=400,
     rolls=20,
     depths=1,
-    screened=800,
-    moved=48,
-    rounds=2,
+    places=2,
+    moved=96,
+    rounds=3,
+    apart=Prior(shift=5.0, depth=30.0, rotation=0.15),
     compare=CompareConfig(
         part=True,
         sure=0.3,
@@ -111,7 +118,8 @@ PART = SearchConfig(
 )
 """For a small volume, such as one bone, in a large image.
 
-Its optimum is narrow, and another one is near: `coarse` must be fine, and see it to the end.
+Its optimum is narrow, and another one is near: `coarse` must be fine, and see it to the end. What
+looks like it, as a finger looks like a forearm bone, does so in many poses, which are told apart.
 One image hardly knows the depth, which is not let go far from where the search looks.
 """
 PART_IN_VIEWS = replace(
@@ -296,8 +304,12 @@ def _seeds(
     score = _screened(volume, frame, poses, config, count)
     each = min(config.candidates, score.size)
     rounds = min(config.rounds, score.size // each)
-    score, chosen = jax.lax.top_k(score, max(rounds * each, min(config.moved, score.size)))
-    poses = poses[chosen]
+    wanted = max(rounds * each, min(config.moved, score.size))
+    if config.apart is None:
+        chosen = jax.lax.top_k(score, wanted)[1]
+    else:
+        chosen = varied(volume, jaxlie.SE3(poses), score, wanted, config.apart)
+    score, poses = score[chosen], poses[chosen]
     if config.moved:
         poses = _moved(volume, frame, poses, score, config)
     return jaxlie.SE3(poses[: rounds * each].reshape(rounds, each, 7))
@@ -349,7 +361,7 @@ def _matches(
     rolls = jnp.deg2rad(config.roll_degrees) * jnp.asarray(_middles(config.rolls))
     depths = 1 + config.depth / library.depth * jnp.asarray(_middles(config.depths))
     if isinstance(library, Templates):
-        return templates.match(library, image, volume.isocenter, rolls, depths)
+        return templates.match(library, image, volume.isocenter, rolls, depths, config.places)
     return matching.match(library, image, volume.isocenter, rolls, depths)
 
 

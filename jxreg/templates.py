@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import jaxlie
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, Int
 
 from jxreg import drr
 from jxreg.camera import Camera
@@ -30,6 +30,8 @@ WINDOW = 0.03
 """Window of the local normalisation, as a fraction of the image's width."""
 MARGIN = 2
 """Pixels around the shadow that are compared."""
+APART = 3
+"""Pixels within which two places of a template are one."""
 LEAST_SHARE = 0.5
 """Fraction of the shadow that must lie on the image."""
 LEAST_CONTRAST = 0.5
@@ -88,6 +90,7 @@ def match(
     isocenter: Float[Array, "3"],
     rolls: Float[Array, " rolls"],
     depths: Float[Array, " depths"],
+    places: int = 1,
 ) -> Matches:
     """Moves every template, turned and scaled in several ways, over the image.
 
@@ -97,9 +100,10 @@ def match(
         isocenter: Of the volume [mm].
         rolls: Rolls to try [rad].
         depths: Depths to try, as multiples of the templates'.
+        places: How many places are wanted for each direction, roll and depth; static.
 
     Returns:
-        One measure; the best place for each direction, roll and depth.
+        One measure; the best places for each direction, roll and depth, one after the other.
     """
     pixels = frame.image.shape[0]
     side, size = pixels // 2, 3 * pixels // 2
@@ -114,15 +118,15 @@ def match(
         direction, roll, depth = index
         template = _turned(templates.images[direction], rolls[roll], depths[depth], side)
         score = _correlation(seen, _features(template, pixels), image.least, size)
-        best = score.argmax()
-        corner = jnp.stack([best % size, best // size])
+        score, corner = _peaks(score, places)
         corner = jnp.where(corner > pixels, corner - size, corner)  # those over the upper left
-        return score.max(), corner + (side - 1) / 2
+        return score, corner + (side - 1) / 2
 
     counts = templates.images.shape[0], rolls.size, depths.size
     index = jnp.meshgrid(*[jnp.arange(n) for n in counts], indexing="ij")
     direction, roll, depth = (x.ravel() for x in index)
     score, centre = jax.lax.map(one, (direction, roll, depth), batch_size=8)
+    direction, roll, depth = (jnp.repeat(x, places) for x in (direction, roll, depth))
 
     def place(direction, roll, depth, centre):
         orientation = jaxlie.SO3(templates.orientation.wxyz[direction])
@@ -130,8 +134,8 @@ def match(
         here = templates.depth * depths[depth]
         return placed(orientation, here, rolls[roll], ray, isocenter).wxyz_xyz
 
-    poses = jax.vmap(place)(direction, roll, depth, centre)
-    return Matches(score[None], jaxlie.SE3(poses[None]))
+    poses = jax.vmap(place)(direction, roll, depth, centre.reshape(-1, 2))
+    return Matches(score.reshape(1, -1), jaxlie.SE3(poses[None]))
 
 
 @full_precision
@@ -232,6 +236,23 @@ def _score(both, fixed, covered, template: _Template, least):
     fixed = jnp.maximum(fixed, least * area)
     ncc = jnp.clip(both / jnp.sqrt(jnp.maximum(fixed * moving, 1e-12)), -0.99, 0.99)
     return jnp.where(share > LEAST_SHARE, jnp.arctanh(ncc) * jnp.sqrt(share), -1.0)
+
+
+def _peaks(
+    score: Float[Array, "size size"], count: int
+) -> tuple[Float[Array, " count"], Int[Array, "count 2"]]:
+    """The best places, none within `APART` pixels of a better one: scores, and column and row."""
+    size = score.shape[0]
+    index = jnp.arange(size)
+
+    def body(left, _):
+        best = left.argmax()
+        row, column = best // size, best % size
+        down, across = (jnp.abs((index - x + size // 2) % size - size // 2) for x in (row, column))
+        near = (down[:, None] <= APART) & (across <= APART)
+        return jnp.where(near, -1.0, left), (left.max(), jnp.stack([column, row]))
+
+    return jax.lax.scan(body, score, length=count)[1]
 
 
 def _turned(straight: Float[Array, "pixels pixels"], roll, depth, side: int):

@@ -189,7 +189,7 @@ def screen(
 def varied(
     volume: Volume, poses: jaxlie.SE3, score: Float[Array, " n"], count: int, apart: Prior
 ) -> Int[Array, " count"]:
-    """Numbers of the best poses; such as are near to a better one come after all others.
+    """Numbers of the best poses; the more better ones a pose is like, the later it comes.
 
     Args:
         volume: The patient, about whose isocenter poses turn.

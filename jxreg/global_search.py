@@ -59,8 +59,8 @@ class SearchConfig:
     moved: int = 96
     """How many of the best of these give way to better poses near by."""
     apart: Prior | None = None
-    """Poses that are nearer than this to a better one are moved and refined after all others; None
-    if they are not told apart."""
+    """Poses that are nearer than this to a better one are moved and refined after all others
+    (`candidates.varied`); None if they are not told apart."""
     candidates: int = 24
     """The best of all, which are refined in a round."""
     rounds: int = 6

@@ -10,8 +10,18 @@ import pytest
 
 import jxreg
 from jxreg import Camera, Frame, Volume, candidates, matching, metrics
-from jxreg.alignment import Level
-from jxreg.candidates import CompareConfig, Contest, Found, Rank, best_of, compare, contest, screen
+from jxreg.alignment import Level, Prior, departure
+from jxreg.candidates import (
+    CompareConfig,
+    Contest,
+    Found,
+    Rank,
+    best_of,
+    compare,
+    contest,
+    screen,
+    varied,
+)
 from jxreg.frame import square
 from jxreg.global_search import SearchConfig, _proposed, make_library, search, search_views
 from jxreg.matching import Matches
@@ -142,8 +152,8 @@ def as_matched(**changes) -> SearchConfig:
     """A search that proposes two poses and refines neither."""
     still = {name: replace(getattr(COMPARE, name), steps=0) for name in ("coarse", "fine")}
     alone = replace(COMPARE.apart, shift=1e-3, depth=1e-3, rotation=1e-5)
-    rules = replace(COMPARE, finalists=2, apart=alone, **still)
-    return replace(NARROW, candidates=2, rounds=1, compare=rules, **changes)
+    rules = replace(COMPARE, apart=alone, **still)
+    return replace(NARROW, **({"candidates": 2, "rounds": 1, "compare": rules} | changes))
 
 
 def test_the_best_drrs_of_all_matches_are_tried_first(volume, library):
@@ -159,6 +169,30 @@ def test_the_best_drrs_of_all_matches_are_tried_first(volume, library):
     turned = antipodal(pose, volume.isocenter).wxyz_xyz
     true, other = screen(volume, frame, jaxlie.SE3(jnp.stack([pose.wxyz_xyz, turned])), **how)
     assert true > best.max() > other
+
+
+def test_poses_like_a_better_one_come_last(volume):
+    start = seen(volume, "tilted")
+    shift = jnp.array([0.0, 30.0, 1.0, 60.0, 31.0, 2.0])
+    twists = shift[:, None] * jnp.eye(6)[0]
+    poses = jax.vmap(lambda twist: perturb(start, twist, volume.isocenter))(twists)
+    score = jnp.array([5.0, 3.0, 4.9, 1.0, 2.9, 4.8])
+    apart = Prior(shift=5.0, depth=5.0, rotation=0.1)
+    choose = jax.jit(varied, static_argnames=("count", "apart"))
+    order = choose(volume, poses, score, 6, apart)
+    assert order.tolist() == [0, 1, 3, 2, 4, 5]  # the last one is like two that are better
+
+
+def test_candidates_that_differ_are_tried_first(volume, library):
+    frame, apart = xray(volume, seen(volume, "tilted")), Prior(15.0, 40.0, 0.15)
+    how = {"moved": 0, "candidates": 3}
+    ends = []
+    for config in (as_matched(**how), as_matched(**how, apart=apart)):
+        found = search(volume, frame, config=config, library=library).pose.wxyz_xyz
+        best = jnp.tile(found[:1], (2, 1))
+        change = jax.vmap(lambda a, b: departure(*map(jaxlie.SE3, (a, b)), volume.isocenter, apart))
+        ends.append(float(jnp.linalg.norm(change(best, found[1:]), axis=1).min()))
+    assert ends[1] > 1 > ends[0]
 
 
 def test_only_the_first_poses_are_screened_if_so_many_are_asked_for(volume, monkeypatch):

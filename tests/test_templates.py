@@ -104,6 +104,25 @@ def test_the_right_template_is_put_in_the_right_place(bone):
     assert float(measure(bone, look, image.camera, away)) < 0.5 * at_truth
 
 
+def test_of_two_places_the_second_one_may_be_right(bone):
+    """The image shows the bone twice, the fainter one below noise that hides it a little."""
+    places = [jnp.array([x, 0.0, 0.0]) for x in (-60.0, 60.0)]
+    poses = [jaxlie.SE3.from_translation(place) @ view(bone) for place in places]
+    clear, faint = (jax.jit(jxreg.render)(bone, CAMERA, pose) for pose in poses)
+    noise = 0.2 * jax.random.normal(jax.random.key(1), faint.shape) * (faint > 0)
+    image = square(Frame(clear + faint + noise, CAMERA))
+    kept = library(bone, image.camera, view(bone))
+    match = jax.jit(templates.match, static_argnames="places")
+    one, two = (match(kept, image, bone.isocenter, ROLLS, DEPTHS, places=n) for n in (1, 2))
+    assert two.score.shape == (1, 2 * one.score.size)
+    np.testing.assert_array_equal(two.score[:, ::2], one.score)
+    np.testing.assert_array_equal(two.pose.wxyz_xyz[:, ::2], one.pose.wxyz_xyz)
+    best = int(one.score.argmax())
+    found = jax.vmap(lambda w: jaxlie.SE3(w).apply(bone.isocenter)[0] / 700.0)
+    across = found(two.pose.wxyz_xyz[0, 2 * best : 2 * best + 2])
+    np.testing.assert_allclose(across, [-60 / 700, 60 / 700], atol=0.012)  # two pixels
+
+
 def test_a_shadow_that_is_hardly_on_the_image_is_no_match(bone):
     image = square(xray(bone, view(bone)))
     look, measure = templates.look_at(image), jax.jit(templates.agreement)

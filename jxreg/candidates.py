@@ -38,8 +38,10 @@ AGREEING = 0.25
 """Share of the candidates that must have ended at a pose which was compared with no other one."""
 SCREENED = 128
 """Poses that are screened together, at most."""
-LAST = 100.0
-"""Taken off a score to make it less than all others; scores are of the order of 1."""
+CROWDED = 100.0
+"""Taken off the score of a pose for each better one that it is like; scores are far below it."""
+WORTHLESS = -1e6
+"""Less than any score that much is taken off."""
 WINDOW = 128
 """Pixels of the window around a small volume."""
 
@@ -186,6 +188,8 @@ def screen(
     return jnp.where(jnp.arange(size) < count, scores, -jnp.inf)
 
 
+@functools.partial(jax.jit, static_argnames=("count", "apart"))
+@full_precision
 def varied(
     volume: Volume, poses: jaxlie.SE3, score: Float[Array, " n"], count: int, apart: Prior
 ) -> Int[Array, " count"]:
@@ -195,17 +199,17 @@ def varied(
         volume: The patient, about whose isocenter poses turn.
         poses: With a leading axis.
         score: Of each.
-        count: How many are wanted.
-        apart: Poses that are nearer to each other than this are alike.
+        count: How many are wanted, no more than there are; static.
+        apart: Poses that are nearer to each other than this are alike; static.
     """
     away = _distance(volume, apart)
 
     def body(left, _):
         best = jnp.argmax(left)
-        alike = jax.vmap(lambda w: away(_at(poses, best), jaxlie.SE3(w)))(poses.wxyz_xyz) < 1
-        return jnp.where(alike, left - LAST, left).at[best].set(-jnp.inf), best
+        alike = _near(away, _at(poses, best), poses)
+        return (left - CROWDED * alike).at[best].set(-jnp.inf), best
 
-    return jax.lax.scan(body, score, length=count)[1]
+    return jax.lax.scan(body, jnp.maximum(score, WORTHLESS), length=count)[1]
 
 
 def _rules(
@@ -350,7 +354,7 @@ def _agreeing(rules: Contest, state: _State) -> Int[Array, ""]:
     rounds, each = state.ends.shape[:2]
     tried = jnp.repeat(jnp.arange(rounds) < state.number, each)
     best = _at(state.best, state.ranks.score.argmax())
-    return (_near(rules, best, jaxlie.SE3(state.ends.reshape(-1, 7))) & tried).sum()
+    return (_near(rules.away, best, jaxlie.SE3(state.ends.reshape(-1, 7))) & tried).sum()
 
 
 def _lead(rules: Contest, state: _State) -> Float[Array, ""]:
@@ -359,7 +363,7 @@ def _lead(rules: Contest, state: _State) -> Float[Array, ""]:
     Where finalists became one, nothing was compared: no lead, unless many candidates were there.
     """
     score = state.ranks.score
-    others = ~_near(rules, _at(state.best, score.argmax()), state.best)
+    others = ~_near(rules.away, _at(state.best, score.argmax()), state.best)
     lead = score.max() - jnp.where(others, score, -jnp.inf).max()
     tried = state.number * state.ends.shape[1]
     few = _agreeing(rules, state) < AGREEING * tried
@@ -421,15 +425,15 @@ def _distinct(rules: Contest, poses: jaxlie.SE3, score, count: int) -> Int[Array
 
     def body(left, _):
         best = jnp.argmax(left)
-        return jnp.where(_near(rules, _at(poses, best), poses), -jnp.inf, left), best
+        return jnp.where(_near(rules.away, _at(poses, best), poses), -jnp.inf, left), best
 
     _, chosen = jax.lax.scan(body, score, length=count)
     return chosen
 
 
-def _near(rules: Contest, pose: jaxlie.SE3, others: jaxlie.SE3) -> Bool[Array, " n"]:
+def _near(away: Callable, pose: jaxlie.SE3, others: jaxlie.SE3) -> Bool[Array, " n"]:
     """Which poses belong to the same optimum."""
-    return jax.vmap(lambda other: rules.away(pose, other))(others) < 1
+    return jax.vmap(lambda other: away(pose, other))(others) < 1
 
 
 def _at(poses: jaxlie.SE3, index: Any) -> jaxlie.SE3:

@@ -30,8 +30,8 @@ class Nearby:
 
     Each costs one DRR of the first level; the given one and the best ones go through that level,
     the best of these that end apart through the second one, and the best there through the others.
-    Which end is best the next level says: the one that led there may prefer a wrong optimum that a
-    finer one sees through.
+    Which end is best the next level says, if there is one: the level that led there may prefer a
+    wrong optimum that a finer one sees through.
     """
 
     count: int = 0
@@ -151,9 +151,11 @@ def _seen(level: Level, descent: Descent, each: Aligned) -> Float[Array, " n"]:
     return jax.lax.map(lambda pose: descent.score(level, pose), each.pose)
 
 
-def _distinct(poses: Any, scores, descent: Descent, nearby: Nearby) -> Int[Array, " carried"]:
+def _distinct(
+    poses: Any, scores: Float[Array, " n"], descent: Descent, nearby: Nearby
+) -> Int[Array, " carried"]:
     """The best ones, each far from the better ones; the best again where there are no more."""
-    scores = jnp.nan_to_num(scores, nan=-jnp.inf)
+    scores = _finite(scores)
     best, chosen = scores.argmax(), []
     for _ in range(min(nearby.carried, scores.size)):
         next_ = scores.argmax()
@@ -164,7 +166,11 @@ def _distinct(poses: Any, scores, descent: Descent, nearby: Nearby) -> Int[Array
 
 
 def _best(scores: Float[Array, " n"]) -> Int[Array, ""]:
-    return jnp.nan_to_num(scores, nan=-jnp.inf).argmax()
+    return _finite(scores).argmax()
+
+
+def _finite(scores: Float[Array, " n"]) -> Float[Array, " n"]:
+    return jnp.where(jnp.isfinite(scores), scores, -jnp.inf)
 
 
 def _taken(items: Any, index: Int[Array, "..."]) -> Any:

@@ -59,10 +59,10 @@ class SearchConfig:
     moved: int = 96
     """How many of the best of these give way to better poses near by."""
     apart: Prior | None = None
-    """Poses that are nearer than this to a better one are moved and refined after all others
-    (`candidates.varied`); None if they are not told apart."""
+    """Which of them are moved, and then refined: such as are nearer than this to a better one are
+    chosen after all others (`candidates.varied`). None: the best ones, whether alike or not."""
     candidates: int = 24
-    """The best of all, which are refined in a round."""
+    """The best of these, which are refined in a round."""
     rounds: int = 6
     """How many rounds of candidates are tried at most, until one is sure."""
     slides: int = 11
@@ -101,7 +101,6 @@ PART = SearchConfig(
     rolls=20,
     depths=1,
     places=2,
-    moved=96,
     rounds=3,
     apart=Prior(shift=5.0, depth=30.0, rotation=0.15),
     compare=CompareConfig(

@@ -2,7 +2,8 @@
 
 The image shows much besides, so only what lies in the volume's shadow is compared. The shadow has a
 shape of its own that turns with roll and grows with nearness, so every direction, roll and depth
-makes a template, which is moved over the image by FFT.
+makes a template, which is moved over the image by FFT. Something else may look more like it than
+the volume does, so that a template may propose several places.
 
 Source: normalised correlation under two masks follows Padfield, IEEE TIP 21, 2012.
 """
@@ -34,6 +35,8 @@ APART = 3
 """Pixels within which two places of a template are one."""
 LEAST_SHARE = 0.5
 """Fraction of the shadow that must lie on the image."""
+NOWHERE = -1.0
+"""Score of a place that is hardly on the image."""
 LEAST_CONTRAST = 0.5
 """Where the image has less than this fraction of its mean contrast, a match counts less."""
 
@@ -118,7 +121,7 @@ def match(
         direction, roll, depth = index
         template = _turned(templates.images[direction], rolls[roll], depths[depth], side)
         score = _correlation(seen, _features(template, pixels), image.least, size)
-        score, corner = _peaks(score, places)
+        score, corner = _best_places(score, places)
         corner = jnp.where(corner > pixels, corner - size, corner)  # those over the upper left
         return score, corner + (side - 1) / 2
 
@@ -171,7 +174,7 @@ def agreement(volume: Volume, look: Look, camera: Camera, pose: jaxlie.SE3) -> F
         (template.weights * (gradients**2).sum(0)).sum(),
         (template.weights * weights).sum(),
     )
-    return jnp.where(inside, _score(*sums, template, look.least), -1.0)
+    return jnp.where(inside, _score(*sums, template, look.least), NOWHERE)
 
 
 def look_at(frame: Frame) -> Look:
@@ -235,10 +238,10 @@ def _score(both, fixed, covered, template: _Template, least):
     moving = (template.gradients**2).sum() * share
     fixed = jnp.maximum(fixed, least * area)
     ncc = jnp.clip(both / jnp.sqrt(jnp.maximum(fixed * moving, 1e-12)), -0.99, 0.99)
-    return jnp.where(share > LEAST_SHARE, jnp.arctanh(ncc) * jnp.sqrt(share), -1.0)
+    return jnp.where(share > LEAST_SHARE, jnp.arctanh(ncc) * jnp.sqrt(share), NOWHERE)
 
 
-def _peaks(
+def _best_places(
     score: Float[Array, "size size"], count: int
 ) -> tuple[Float[Array, " count"], Int[Array, "count 2"]]:
     """The best places, none within `APART` pixels of a better one: scores, and column and row."""
@@ -250,7 +253,7 @@ def _peaks(
         row, column = best // size, best % size
         down, across = (jnp.abs((index - x + size // 2) % size - size // 2) for x in (row, column))
         near = (down[:, None] <= APART) & (across <= APART)
-        return jnp.where(near, -1.0, left), (left.max(), jnp.stack([column, row]))
+        return jnp.where(near, -jnp.inf, left), (left.max(), jnp.stack([column, row]))
 
     return jax.lax.scan(body, score, length=count)[1]
 

@@ -181,18 +181,24 @@ def test_poses_like_a_better_one_come_last(volume):
     choose = jax.jit(varied, static_argnames=("count", "apart"))
     order = choose(volume, poses, score, 6, apart)
     assert order.tolist() == [0, 1, 3, 2, 4, 5]  # the last one is like two that are better
+    worthless = jnp.full(6, -jnp.inf).at[1].set(3.0)
+    order = choose(volume, poses, worthless, 6, apart)
+    assert int(order[0]) == 1
+    assert sorted(order.tolist()) == list(range(6))  # none comes twice
 
 
 def test_candidates_that_differ_are_tried_first(volume, library):
     frame, apart = xray(volume, seen(volume, "tilted")), Prior(15.0, 40.0, 0.15)
-    how = {"moved": 0, "candidates": 3}
-    ends = []
-    for config in (as_matched(**how), as_matched(**how, apart=apart)):
+    alike = []
+    for config in (
+        as_matched(moved=0, candidates=3),
+        as_matched(moved=0, candidates=3, apart=apart),
+    ):
         found = search(volume, frame, config=config, library=library).pose.wxyz_xyz
-        best = jnp.tile(found[:1], (2, 1))
-        change = jax.vmap(lambda a, b: departure(*map(jaxlie.SE3, (a, b)), volume.isocenter, apart))
-        ends.append(float(jnp.linalg.norm(change(best, found[1:]), axis=1).min()))
-    assert ends[1] > 1 > ends[0]
+        every, other = (jaxlie.SE3(found[i]) for i in np.triu_indices(3, 1))
+        change = jax.vmap(lambda a, b: departure(a, b, volume.isocenter, apart))(every, other)
+        alike.append(int((jnp.linalg.norm(change, axis=1) < 1).sum()))
+    assert alike[0] > alike[1] == 0
 
 
 def test_only_the_first_poses_are_screened_if_so_many_are_asked_for(volume, monkeypatch):

@@ -130,6 +130,15 @@ def test_probability_falls_with_each_signal():
         assert float(probability(good._replace(**{name: jnp.asarray(jnp.nan)}))) == 0.0
 
 
+def test_another_sdd_that_would_do_better_is_enough_to_doubt():
+    """After a search the depth of the start says nothing against a wrong SDD."""
+    wrong = Signals(*(jnp.asarray(x) for x in (0.98, 0.1, 0.1, 0.06, 0.1, 0.9)))
+    assert float(probability(wrong)) < 0.5
+    np.testing.assert_allclose(
+        probability(wrong), probability(wrong._replace(sdd=-wrong.sdd)), rtol=1e-6
+    )
+
+
 def test_probability_of_a_batch():
     pairs = ((0.97, 0.3), (0.15, 2.0), (0.2, 2.0), (-0.01, 0.05), (5.0, -90.0), (0.9, 0.3))
     many = Signals(*(jnp.asarray(pair) for pair in pairs))

@@ -114,11 +114,11 @@ def check_views(
         )
     for how in filter(None, map(climb_of, levels_of(config, found))):
         for name in ("parametrisation", "patches"):
-            found = getattr(how, name)
-            if found is not None:
+            asked = getattr(how, name)
+            if asked is not None:
                 raise InputError(
                     "climb",
-                    f"{name} = {found!r}",
+                    f"{name} = {asked!r}",
                     "twists and whole images, for several images or bodies",
                     f"leave out Climb.{name}, or register each body in each image by itself",
                 )

@@ -178,11 +178,10 @@ def test_poses_like_a_better_one_come_last(volume):
     poses = jax.vmap(lambda twist: perturb(start, twist, volume.isocenter))(twists)
     score = jnp.array([5.0, 3.0, 4.9, 1.0, 2.9, 4.8])
     apart = Prior(shift=5.0, depth=5.0, rotation=0.1)
-    choose = jax.jit(varied, static_argnames=("count", "apart"))
-    order = choose(volume, poses, score, 6, apart)
+    order = varied(volume, poses, score, 6, apart)
     assert order.tolist() == [0, 1, 3, 2, 4, 5]  # the last one is like two that are better
     worthless = jnp.full(6, -jnp.inf).at[1].set(3.0)
-    order = choose(volume, poses, worthless, 6, apart)
+    order = varied(volume, poses, worthless, 6, apart)
     assert int(order[0]) == 1
     assert sorted(order.tolist()) == list(range(6))  # none comes twice
 

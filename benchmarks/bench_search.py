@@ -49,7 +49,7 @@ SEARCHES = {
         depths=2,
         screened=160,
         moved=0,
-        candidates=12,
+        candidates=8,
     ),
     "clinical": SearchConfig(source_to_isocenter=DISTANCE),
 }

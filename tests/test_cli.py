@@ -130,6 +130,8 @@ REFUSED = {
     "image and camera of different shapes": (_other_shape, "tall.npy"),
     "two starts": (_given(CT, XRAY, "--pose", "{inputs}/start.json", "--search"), "--search"),
     "a part and a network": (_given(CT, XRAY, "--part", "--net", "net.st"), "--part"),
+    "a part, and far": (_given(CT, XRAY, "--part", "--far"), "--far"),
+    "far from nothing": (_given(CT, XRAY, "--search", "--far"), "--far"),
     "landmarks of the volume alone": (
         _given(CT, XRAY, "--landmarks", "points.mrk.json"),
         "--landmarks-2d",

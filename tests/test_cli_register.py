@@ -13,7 +13,7 @@ from jxreg.cli import main
 from jxreg.cli.config_file import read_config
 from jxreg.cli.provenance import safe_name
 from jxreg.errors import InputError
-from jxreg.global_search import PART
+from jxreg.global_search import AROUND, PART, SearchConfig
 from jxreg.io import (
     load_camera,
     load_frames,
@@ -119,8 +119,18 @@ def test_without_a_start_the_image_is_searched(inputs, tmp_path, fake_register, 
     assert RESULT <= {path.name for path in (tmp_path / "b").iterdir()}  # ambiguous, yet a pose
 
 
-@pytest.mark.parametrize("given", [True, False], ids=["around a pose", "around nothing"])
-def test_a_part_is_searched_around_the_start(inputs, tmp_path, fake_register, monkeypatch, given):
+@pytest.mark.parametrize(
+    ("option", "given", "asks", "source"),
+    [
+        ("--part", True, PART, "search for a part around pose file start.json"),
+        ("--part", False, PART, "search"),
+        ("--far", True, AROUND, "search around pose file start.json"),
+        ("--far", False, SearchConfig(), "search"),
+    ],
+)
+def test_a_part_or_what_is_far_is_searched_around_the_start(
+    inputs, tmp_path, fake_register, monkeypatch, option, given, asks, source
+):
     asked = []
 
     def search(volume, frame, around=None, *, config, library=None):
@@ -131,16 +141,15 @@ def test_a_part_is_searched_around_the_start(inputs, tmp_path, fake_register, mo
     monkeypatch.setattr("jxreg.global_search.make_library", lambda *_, config: config)
     monkeypatch.setattr("jxreg.global_search.search", search)
     words = ["--pose", str(inputs / "start.json")] if given else []
-    xray = [str(inputs / "ct.nii.gz"), str(inputs / "a.npy"), "--part"]
+    xray = [str(inputs / "ct.nii.gz"), str(inputs / "a.npy"), option]
     assert main(["register", *xray, *words, "--out", str(tmp_path)]) == 0
     ((around, config),) = asked
-    assert config == PART
+    assert config == asks
     assert (around is None) != given
     if given:
         expected = load_pose(inputs / "start.json").as_matrix()
         np.testing.assert_allclose(around.as_matrix(), expected, atol=1e-5)
-    source = _start_of(tmp_path)["source"]
-    assert source == ("search for a part around pose file start.json" if given else "search")
+    assert _start_of(tmp_path)["source"] == source
 
 
 def test_a_failed_run_removes_the_pose_of_an_earlier_one(inputs, tmp_path, fake_register):

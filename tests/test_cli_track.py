@@ -107,6 +107,7 @@ def test_images_in_their_order_from_a_pose(inputs, tmp_path, fake_follow):
         ([], "XRAYS: no file"),
         (["{run}", "--antipodal"], "no --net beside it"),
         (["{run}", "--part"], "jxreg register --part"),
+        (["{run}", "--far"], "jxreg register --far"),
         (["{run}", "--config", "{bad}"], "pixels = 0"),
         (["{run}", "--net", "{run}"], "a trained network of jxreg"),
     ],

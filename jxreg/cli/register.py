@@ -13,7 +13,7 @@ from jxreg.cli.options import (
     check_pose_options,
     read_volume,
 )
-from jxreg.cli.starts import StartOptions, check_start_options, finders, part_around
+from jxreg.cli.starts import StartOptions, check_start_options, finders, search_around
 from jxreg.detect import Detect
 
 if TYPE_CHECKING:
@@ -127,17 +127,21 @@ def _with_starts(
     find: "Finder",
     config: "RegisterConfig",
 ) -> "list[Task]":
-    """The tasks of a chunk, with starts found in their images if they have none, or for a part."""
+    """The tasks of a chunk, with starts found in their images if they have none, or around them."""
     import jax
 
+    from jxreg.global_search import search
     from jxreg.register import begin
+
+    near = search_around(given, config)
 
     def started(task: "Task") -> "Task":
         if task.start is None:
             start = begin(volume, task.frame, find, config)
-        elif given.part:
-            start = part_around(volume, task.frame, _begin(task.start), config)
-            task = task._replace(start_source=f"search for a part around {task.start_source}")
+        elif near is not None:
+            start = search(volume, task.frame, _begin(task.start), config=near)
+            what = "search for a part" if given.part else "search"
+            task = task._replace(start_source=f"{what} around {task.start_source}")
         else:
             return task
         return task._replace(start=jax.block_until_ready(start))

@@ -29,6 +29,8 @@ class StartOptions:
     part: bool = False
     """The volume is a part of what the image shows, such as one bone cut out of a CT: search for it
     within 90 degrees about each axis of the start, however far across the image."""
+    far: bool = False
+    """The start may be up to 80 mm (mTRE), 30 degrees off (roll: 25): search around it first."""
     landmarks: Path | None = None
     """Points of the volume: .mrk.json or .fcsv of 3D Slicer, or .csv (x, y, z in RAS [mm])."""
     landmarks_2d: Path | None = None
@@ -58,8 +60,8 @@ def check_start_options(pose: PoseOptions, start: StartOptions) -> None:
     if start.net is None and (start.several or start.antipodal):
         option = "--several" if start.several else "--antipodal"
         raise InputError(option, "no --net beside it", "a network", "give --net, or leave it out")
-    if start.net is not None and start.part:
-        raise InputError("--net and --part", "both", "one", "leave the other out")
+    _refuse_several({"--net": start.net is not None, "--part": start.part, "--far": start.far})
+    _refuse_several({"--search": start.search, "--far": start.far})
     given = {
         "--pose": pose.pose is not None,
         "angles": has_angles(pose),
@@ -67,9 +69,18 @@ def check_start_options(pose: PoseOptions, start: StartOptions) -> None:
         "--search": start.search,
         "--net": start.net is not None,
     }
+    _refuse_several(given)
+
+
+def _refuse_several(given: dict[str, bool]) -> None:
+    """Raises InputError if more than one of these options is given."""
+    from jxreg.errors import InputError
+
     names = [name for name, is_given in given.items() if is_given]
     if len(names) > 1:
-        raise InputError(" and ".join(names), "several starts", "one", "leave the others out")
+        raise InputError(
+            " and ".join(names), "several ways to begin", "one", "leave the others out"
+        )
 
 
 def start_of(
@@ -137,13 +148,13 @@ def finders(start: StartOptions, config: "RegisterConfig") -> "tuple[Finder, Fin
     Raises:
         InputError: The file of the network is refused.
     """
+    from jxreg.global_search import PART
     from jxreg.recipes.model import Several, load_model, starter
     from jxreg.register import search_of
 
-    if start.part:
-        return searcher(part_of(config)), None
     if start.net is None:
-        return searcher(search_of(config)), None
+        search = PART if start.part else config.search
+        return searcher(search_of(replace(config, search=search))), None
     model, several = load_model(start.net), Several(antipodal=start.antipodal)
     if start.several:
         return starter(model, several), None
@@ -151,21 +162,14 @@ def finders(start: StartOptions, config: "RegisterConfig") -> "tuple[Finder, Fin
     return starter(model, one), starter(model, several)
 
 
-def part_of(config: "RegisterConfig") -> "SearchConfig":
-    """The search for a part, cut off or not as the configuration says."""
-    from jxreg.global_search import PART
+def search_around(start: StartOptions, config: "RegisterConfig") -> "SearchConfig | None":
+    """The search around a start that is a pose; None if it is refined as it is."""
+    from jxreg.global_search import AROUND, PART
     from jxreg.register import search_of
 
-    return search_of(replace(config, search=PART))
-
-
-def part_around(
-    volume: "Volume", frame: "Frame", start: "jaxlie.SE3", config: "RegisterConfig"
-) -> "Found":
-    """A part that is searched around a start."""
-    from jxreg.global_search import search
-
-    return search(volume, frame, start, config=part_of(config))
+    if not (start.part or start.far):
+        return None
+    return search_of(replace(config, search=PART if start.part else AROUND))
 
 
 def searcher(config: "SearchConfig") -> "Finder":

@@ -80,7 +80,7 @@ def run_track(
 
     check_pose_options(pose)
     check_start_options(pose, start)
-    _refuse_part(start)
+    _refuse_around(start)
     chosen = read_track_config(config)
     console = progress_console()
     make_folder(out.parent)
@@ -100,12 +100,12 @@ def run_track(
     return _summary(run, out)
 
 
-def _refuse_part(start: StartOptions) -> None:
+def _refuse_around(start: StartOptions) -> None:
     from jxreg.errors import InputError
 
-    if start.part:
-        fix = "find it in the first frame by `jxreg register --part`, and give its --pose"
-        raise InputError("--part", "given to `jxreg track`", "a start of the first frame", fix)
+    for option in [name for name in ("part", "far") if getattr(start, name)]:
+        fix = f"find it in the first frame by `jxreg register --{option}`, and give its --pose"
+        raise InputError(f"--{option}", "given to `jxreg track`", "a start of the first frame", fix)
 
 
 def _follow(

@@ -1,16 +1,18 @@
 """Success and capture range of `register` from the published starts, one view at a time.
 
     python benchmarks/bench_accuracy.py
+    python benchmarks/bench_accuracy.py --cts head --per-bin 1 --nearby
     python benchmarks/bench_accuracy.py --cts head --per-bin 1 --far
 
 Protocol (van de Kraats et al., IEEE TMI 24(9), 2005): each file in benchmarks/starts/ holds 80
 views of a CT, every one with a start, 10 in each bin of 10 mm of initial mTRE. An X-ray of the view
 is made by `simulated_xray` from the full CT, and registered from the start with the default
-configuration; with `--far` from what a search around the start finds (`AROUND`). A run is a success
-if its mRPD is below 2 mm. The capture range is the initial mTRE of the first bin, going outwards,
-with a success rate below 95 %. Runs without a pose are failures. The CTs are looked for in
-`$JXREG_DATA` and must have the checksum of the file of starts. Runs are written as they are
-finished, and a second call goes on where the first one was stopped.
+configuration; with `--nearby` it tries other starts within 50 mm too (`NEARBY`), with `--far` it
+begins at what a search around the start finds (`AROUND`). A run is a success if its mRPD is below
+2 mm. The capture range is the initial mTRE of the first bin, going outwards, with a success rate
+below 95 %. Runs without a pose are failures. The CTs are looked for in `$JXREG_DATA` and must have
+the checksum of the file of starts. Runs are written as they are finished, and a second call goes on
+where the first one was stopped.
 """
 
 import argparse
@@ -34,13 +36,17 @@ from simulated_xray import materials, simulate
 
 import jxreg
 from jxreg import evaluation, metrics
+from jxreg.descent import Nearby
 from jxreg.evaluation import Outcome, Protocol
 from jxreg.global_search import AROUND
 from jxreg.io.checksum import sha256
 from jxreg.io.start_file import StartFile, load_starts
+from jxreg.register import RegisterConfig
 
 ASKED_MM = 60.0
 """Capture range that is asked for."""
+NEARBY = Nearby(count=512, kept=12, carried=4, apart=3.0, shift=50.0, rotation=0.3)
+"""For starts up to 60 mm off, without a search."""
 
 
 def cases(starts: StartFile, per_bin: int) -> list[int]:
@@ -56,7 +62,8 @@ def run(
     ct: jxreg.Volume,
     crop: float,
     todo: list[int],
-    far: bool,
+    config: RegisterConfig = RegisterConfig(),
+    far: bool = False,
 ) -> Iterator[dict]:
     """Registers each case; the first one of a volume compiles."""
     landmarks, isocenter = (
@@ -72,7 +79,7 @@ def run(
         began = time.perf_counter()
         frame = jxreg.Frame(image, starts.camera)
         around = jxreg.search(registered, frame, start, config=AROUND) if far else start
-        result = jxreg.register(registered, frame, around)
+        result = jxreg.register(registered, frame, around, config=config)
         jax.block_until_ready(result)
         seconds = time.perf_counter() - began
         errors = judge(result.pose, truth, landmarks, starts.camera)
@@ -161,10 +168,15 @@ def table(lines: list[dict]) -> Table:
     return shown
 
 
-def begin(options: argparse.Namespace, files: dict[str, StartFile], far: bool = False) -> dict:
+def begin(
+    options: argparse.Namespace,
+    files: dict[str, StartFile],
+    config: RegisterConfig = RegisterConfig(),
+    far: bool = False,
+) -> dict:
     """A new report, or the one that is to be gone on with."""
     new = setting(__doc__) | timing.machine()
-    new["search"] = repr(AROUND) if far else None
+    new["config"], new["search"] = repr(config), repr(AROUND) if far else None
     new["starts"] = {name: sha256(options.starts / f"{name}.json") for name in files}
     if not options.out.exists():
         return new
@@ -190,7 +202,9 @@ def arguments() -> argparse.Namespace:
     add("--cts", nargs="+", default=list(accuracy.CTS), help="names of files of starts")
     add("--per-bin", type=int, default=10, help="take so many starts of each bin")
     add("--crops", type=float, nargs="+", default=[0.0], help="cut off at each end of the CT [mm]")
-    add("--far", action="store_true", help="for starts that are 40 mm off and more")
+    how = parser.add_mutually_exclusive_group().add_argument
+    how("--nearby", action="store_true", help="try other starts too")
+    how("--far", action="store_true", help="search around the start")
     add("--data", type=Path, default=accuracy.data_folder(), help="folder of the CTs")
     add("--starts", type=Path, default=accuracy.STARTS, help="folder of the files of starts")
     add("--out", type=Path, default=Path("bench_accuracy.json"))
@@ -201,7 +215,8 @@ def main() -> None:
     """Shows a table; writes everything as JSON."""
     options, console = arguments(), Console(width=None if os.isatty(1) else 140)
     files = {name: load_starts(options.starts / f"{name}.json") for name in options.cts}
-    report = begin(options, files, options.far)
+    config = RegisterConfig(nearby=NEARBY) if options.nearby else RegisterConfig()
+    report = begin(options, files, config, options.far)
     done = {(run["ct"], run["crop_mm"], run["case"]) for run in report["runs"]}
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
@@ -213,7 +228,8 @@ def main() -> None:
             bar = progress.add_task(name, total=total, completed=total - left)
             ct = load_ct(options, starts) if left else None
             for crop, numbers in todo.items():
-                for row in run(name, starts, ct, crop, numbers, options.far) if numbers else ():
+                how = numbers, config, options.far
+                for row in run(name, starts, ct, crop, *how) if numbers else ():
                     report["runs"].append(row)
                     timing.write(options.out, json.dumps(report, indent=1))
                     progress.advance(bar)

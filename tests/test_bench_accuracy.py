@@ -13,6 +13,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import accuracy
 import bench_accuracy
 
+import jxreg
 from jxreg import metrics
 from jxreg.io.start_file import load_starts
 
@@ -72,3 +73,8 @@ def test_a_report_of_something_else_is_not_gone_on_with(tmp_path):
         options.out.write_text(json.dumps(report | change))
         with pytest.raises(SystemExit, match="another configuration or other starts"):
             bench_accuracy.begin(options, files)
+    options.out.write_text(json.dumps(report))
+    tried = jxreg.RegisterConfig(nearby=bench_accuracy.NEARBY)
+    for how in ((tried, False), (jxreg.RegisterConfig(), True)):
+        with pytest.raises(SystemExit, match="another configuration or other starts"):
+            bench_accuracy.begin(options, files, *how)

@@ -7,7 +7,7 @@
 Protocol (van de Kraats et al., IEEE TMI 24(9), 2005): each file in benchmarks/starts/ holds 80
 views of a CT, every one with a start, 10 in each bin of 10 mm of initial mTRE. An X-ray of the view
 is made by `simulated_xray` from the full CT, and registered from the start with the default
-configuration; with `--nearby` it tries other starts within 50 mm too (`NEARBY`), with `--far` it
+configuration; with `--nearby` it tries other starts around it too (`NEARBY`), with `--far` it
 begins at what a search around the start finds (`AROUND`). A run is a success if its mRPD is below
 2 mm. The capture range is the initial mTRE of the first bin, going outwards, with a success rate
 below 95 %. Runs without a pose are failures. The CTs are looked for in `$JXREG_DATA` and must have

@@ -12,6 +12,7 @@ import pytest
 import jxreg.register  # noqa: F401
 from jxreg import drr
 from jxreg.camera import Camera
+from jxreg.candidates import Found, best_of
 from jxreg.io import (
     load_volume,
     save_camera,
@@ -74,7 +75,8 @@ def fake_register(monkeypatch):
         queue = list(statuses)
 
         def register(volume, frame, pose, *, config):
-            return a_registration(queue.pop(0), pose)
+            begun = best_of(pose) if isinstance(pose, Found) else pose
+            return a_registration(queue.pop(0), begun)
 
         monkeypatch.setattr(REGISTER, "register", register)
         monkeypatch.setattr("jxreg.cli.register.CHUNK", 1)

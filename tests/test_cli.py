@@ -131,7 +131,9 @@ REFUSED = {
     "two starts": (_given(CT, XRAY, "--pose", "{inputs}/start.json", "--search"), "--search"),
     "a part and a network": (_given(CT, XRAY, "--part", "--net", "net.st"), "--part"),
     "a part, and far": (_given(CT, XRAY, "--part", "--far"), "--far"),
-    "far from nothing": (_given(CT, XRAY, "--search", "--far"), "--far"),
+    "far, and the whole range": (_given(CT, XRAY, "--search", "--far"), "--far"),
+    "far, and a network": (_given(CT, XRAY, "--far", "--net", "net.st"), "--far"),
+    "far from nothing": (_given(CT, XRAY, "--far"), "--far, but no start"),
     "landmarks of the volume alone": (
         _given(CT, XRAY, "--landmarks", "points.mrk.json"),
         "--landmarks-2d",

@@ -1,19 +1,22 @@
 """`jxreg register`: exit codes, files and names."""
 
 import json
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cli_inputs import FILES, REGISTER, RESULT, SMALL
+from jaxlie import SE3
 
 from jxreg.ascent import Climb
 from jxreg.camera import project_points
+from jxreg.candidates import Found
 from jxreg.cli import main
 from jxreg.cli.config_file import read_config
 from jxreg.cli.provenance import safe_name
 from jxreg.errors import InputError
-from jxreg.global_search import AROUND, PART, SearchConfig
+from jxreg.global_search import AROUND, PART
 from jxreg.io import (
     load_camera,
     load_frames,
@@ -119,37 +122,44 @@ def test_without_a_start_the_image_is_searched(inputs, tmp_path, fake_register, 
     assert RESULT <= {path.name for path in (tmp_path / "b").iterdir()}  # ambiguous, yet a pose
 
 
+AROUND_POSE = "around pose file start.json"
+
+
 @pytest.mark.parametrize(
     ("option", "given", "asks", "source"),
     [
-        ("--part", True, PART, "search for a part around pose file start.json"),
+        ("--part", True, PART, f"search for a part {AROUND_POSE}"),
         ("--part", False, PART, "search"),
-        ("--far", True, AROUND, "search around pose file start.json"),
-        ("--far", False, SearchConfig(), "search"),
+        ("--far", True, AROUND, f"search {AROUND_POSE}"),
     ],
 )
 def test_a_part_or_what_is_far_is_searched_around_the_start(
     inputs, tmp_path, fake_register, monkeypatch, option, given, asks, source
 ):
-    asked = []
+    asked, score = [], jnp.zeros(1)
 
     def search(volume, frame, around=None, *, config, library=None):
         asked.append((around, config))
-        return load_pose(inputs / "truth.json")
+        found = SE3(load_pose(inputs / "truth.json").wxyz_xyz[None])
+        return Found(found, score, score, score, jnp.int32(1), score[0], jnp.int32(1))
 
-    fake_register(0)
+    fake_register(0, 0)
     monkeypatch.setattr("jxreg.global_search.make_library", lambda *_, config: config)
     monkeypatch.setattr("jxreg.global_search.search", search)
+    (tmp_path / "config.json").write_text('{"truncated": false}')
     words = ["--pose", str(inputs / "start.json")] if given else []
-    xray = [str(inputs / "ct.nii.gz"), str(inputs / "a.npy"), option]
-    assert main(["register", *xray, *words, "--out", str(tmp_path)]) == 0
-    ((around, config),) = asked
-    assert config == asks
-    assert (around is None) != given
-    if given:
-        expected = load_pose(inputs / "start.json").as_matrix()
-        np.testing.assert_allclose(around.as_matrix(), expected, atol=1e-5)
-    assert _start_of(tmp_path)["source"] == source
+    words += ["--config", str(tmp_path / "config.json"), option]
+    files = [str(inputs / name) for name in ("ct.nii.gz", "a.npy", "b.npy")]
+    assert main(["register", *files, *words, "--out", str(tmp_path)]) == 0
+    for (around, config), folder in zip(asked, ("a", "b"), strict=True):
+        assert config == replace(asks, truncated=False)
+        assert (around is None) != given
+        if given:
+            expected = load_pose(inputs / "start.json").as_matrix()
+            np.testing.assert_allclose(around.as_matrix(), expected, atol=1e-5)
+        record = json.loads((tmp_path / folder / "registration.json").read_text())
+        assert record["start"]["source"] == source
+        assert record["config"]["search"]["directions"] == asks.directions
 
 
 def test_a_failed_run_removes_the_pose_of_an_earlier_one(inputs, tmp_path, fake_register):

@@ -13,7 +13,7 @@ from jxreg.cli.options import (
     check_pose_options,
     read_volume,
 )
-from jxreg.cli.starts import StartOptions, check_start_options, finders, search_around
+from jxreg.cli.starts import StartOptions, check_start_options, finders, with_search
 from jxreg.detect import Detect
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def run_register(
 
     It begins at the pose file, angles or landmarks given here, or where a network says, else at the
     positioner angles in the DICOM header, else it searches the range of a C-arm without a start.
+    With --far or --part it searches around that start first.
     Results go to OUT, or to one folder in it for each frame: report.html, registration.json,
     pose.json, pose.tfm (for 3D Slicer), drr.npy and drr.png.
     Exit code 4: the result did not pass its own checks; 5: some of several did not.
@@ -71,7 +72,7 @@ def run_register(
 
     check_pose_options(pose)
     check_start_options(pose, start)
-    chosen = read_config(config)
+    chosen = with_search(read_config(config), start)
     console, seconds = progress_console(), {}
     with step(console, f"read {len(xrays)} X-ray file{'s'[: len(xrays) != 1]}", seconds):
         tasks = read_tasks(xrays, camera, image, detect, pose.source_to_isocenter)
@@ -131,15 +132,13 @@ def _with_starts(
     import jax
 
     from jxreg.global_search import search
-    from jxreg.register import begin
-
-    near = search_around(given, config)
+    from jxreg.register import begin, search_of
 
     def started(task: "Task") -> "Task":
         if task.start is None:
             start = begin(volume, task.frame, find, config)
-        elif near is not None:
-            start = search(volume, task.frame, _begin(task.start), config=near)
+        elif given.part or given.far:
+            start = search(volume, task.frame, _begin(task.start), config=search_of(config))
             what = "search for a part" if given.part else "search"
             task = task._replace(start_source=f"{what} around {task.start_source}")
         else:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StartOptions:
-    """Starts that are not poses."""
+    """Starts that are not poses, and searches around a start."""
 
     search: bool = False
     """Search the whole range of a C-arm, whatever angles came with the image."""
@@ -30,7 +30,7 @@ class StartOptions:
     """The volume is a part of what the image shows, such as one bone cut out of a CT: search for it
     within 90 degrees about each axis of the start, however far across the image."""
     far: bool = False
-    """The start may be up to 80 mm (mTRE), 30 degrees off (roll: 25): search around it first."""
+    """The start is 40 to 80 mm (mTRE) off, within 30 degrees: search around it first."""
     landmarks: Path | None = None
     """Points of the volume: .mrk.json or .fcsv of 3D Slicer, or .csv (x, y, z in RAS [mm])."""
     landmarks_2d: Path | None = None
@@ -60,8 +60,10 @@ def check_start_options(pose: PoseOptions, start: StartOptions) -> None:
     if start.net is None and (start.several or start.antipodal):
         option = "--several" if start.several else "--antipodal"
         raise InputError(option, "no --net beside it", "a network", "give --net, or leave it out")
-    _refuse_several({"--net": start.net is not None, "--part": start.part, "--far": start.far})
-    _refuse_several({"--search": start.search, "--far": start.far})
+    searches = {"--net": start.net is not None, "--part": start.part, "--far": start.far}
+    _refuse_several(searches, "leave one out: --part searches for a bone, --far for a patient")
+    searches = {"--search": start.search, "--far": start.far}
+    _refuse_several(searches, "leave one out: --far searches around a start that is given")
     given = {
         "--pose": pose.pose is not None,
         "angles": has_angles(pose),
@@ -69,10 +71,10 @@ def check_start_options(pose: PoseOptions, start: StartOptions) -> None:
         "--search": start.search,
         "--net": start.net is not None,
     }
-    _refuse_several(given)
+    _refuse_several(given, "leave the others out")
 
 
-def _refuse_several(given: dict[str, bool]) -> None:
+def _refuse_several(given: dict[str, bool], fix: str) -> None:
     """Raises InputError if more than one of these options is given."""
     from jxreg.errors import InputError
 
@@ -114,6 +116,13 @@ def start_of(
         return None, f"network {start.net.name}"
     if frame.carm is not None and not start.search:
         return initial_pose(volume, frame), "positioner angles of the DICOM header"
+    if start.far:
+        raise InputError(
+            str(path),
+            "--far, but no start and no positioner angles",
+            "a start to search around",
+            "give --pose, angles or landmarks, or leave --far out to search the whole range",
+        )
     return None, "search"
 
 
@@ -148,13 +157,11 @@ def finders(start: StartOptions, config: "RegisterConfig") -> "tuple[Finder, Fin
     Raises:
         InputError: The file of the network is refused.
     """
-    from jxreg.global_search import PART
     from jxreg.recipes.model import Several, load_model, starter
     from jxreg.register import search_of
 
     if start.net is None:
-        search = PART if start.part else config.search
-        return searcher(search_of(replace(config, search=search))), None
+        return searcher(search_of(config)), None
     model, several = load_model(start.net), Several(antipodal=start.antipodal)
     if start.several:
         return starter(model, several), None
@@ -162,14 +169,13 @@ def finders(start: StartOptions, config: "RegisterConfig") -> "tuple[Finder, Fin
     return starter(model, one), starter(model, several)
 
 
-def search_around(start: StartOptions, config: "RegisterConfig") -> "SearchConfig | None":
-    """The search around a start that is a pose; None if it is refined as it is."""
+def with_search(config: "RegisterConfig", start: StartOptions) -> "RegisterConfig":
+    """The configuration with the search that the options ask for."""
     from jxreg.global_search import AROUND, PART
-    from jxreg.register import search_of
 
     if not (start.part or start.far):
-        return None
-    return search_of(replace(config, search=PART if start.part else AROUND))
+        return config
+    return replace(config, search=PART if start.part else AROUND)
 
 
 def searcher(config: "SearchConfig") -> "Finder":

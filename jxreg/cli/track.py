@@ -53,7 +53,8 @@ def run_track(
 ) -> int:
     """Follow the patient through a fluoroscopy run: find the pose of the C-arm in every frame.
 
-    The first frame begins as in `jxreg register`, every other one where the last good one ended. A
+    The first frame begins as in `jxreg register` (not --far or --part), every other one where the
+    last good one ended. A
     frame that does not pass its checks is lost, and OUT says so. If the first frame began with a
     network (--net) or a search, a lost one is shown to that again, and the run goes on from there.
     Exit code 4: no frame passed its checks; 5: some did not.
@@ -79,8 +80,8 @@ def run_track(
     from jxreg.io.pose_file import json_bytes
 
     check_pose_options(pose)
-    check_start_options(pose, start)
     _refuse_around(start)
+    check_start_options(pose, start)
     chosen = read_track_config(config)
     console = progress_console()
     make_folder(out.parent)
@@ -103,9 +104,11 @@ def run_track(
 def _refuse_around(start: StartOptions) -> None:
     from jxreg.errors import InputError
 
-    for option in [name for name in ("part", "far") if getattr(start, name)]:
-        fix = f"find it in the first frame by `jxreg register --{option}`, and give its --pose"
-        raise InputError(f"--{option}", "given to `jxreg track`", "a start of the first frame", fix)
+    if not (start.part or start.far):
+        return
+    option = "--part" if start.part else "--far"
+    fix = f"find it in the first frame by `jxreg register {option}`, and give its --pose"
+    raise InputError(option, "given to `jxreg track`", "a start of the first frame", fix)
 
 
 def _follow(

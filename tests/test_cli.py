@@ -130,8 +130,11 @@ REFUSED = {
     "image and camera of different shapes": (_other_shape, "tall.npy"),
     "two starts": (_given(CT, XRAY, "--pose", "{inputs}/start.json", "--search"), "--search"),
     "a part and a network": (_given(CT, XRAY, "--part", "--net", "net.st"), "--part"),
-    "a part, and far": (_given(CT, XRAY, "--part", "--far"), "--far"),
-    "far, and the whole range": (_given(CT, XRAY, "--search", "--far"), "--far"),
+    "a part, and far": (_given(CT, XRAY, "--part", "--far"), "--part searches for a bone"),
+    "far, and the whole range": (
+        _given(CT, XRAY, "--search", "--far"),
+        "around a start that is given",
+    ),
     "far, and a network": (_given(CT, XRAY, "--far", "--net", "net.st"), "--far"),
     "far from nothing": (_given(CT, XRAY, "--far"), "--far, but no start"),
     "landmarks of the volume alone": (

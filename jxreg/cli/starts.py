@@ -60,10 +60,10 @@ def check_start_options(pose: PoseOptions, start: StartOptions) -> None:
     if start.net is None and (start.several or start.antipodal):
         option = "--several" if start.several else "--antipodal"
         raise InputError(option, "no --net beside it", "a network", "give --net, or leave it out")
-    searches = {"--net": start.net is not None, "--part": start.part, "--far": start.far}
-    _refuse_several(searches, "leave one out: --part searches for a bone, --far for a patient")
-    searches = {"--search": start.search, "--far": start.far}
-    _refuse_several(searches, "leave one out: --far searches around a start that is given")
+    ways = {"--net": start.net is not None, "--part": start.part, "--far": start.far}
+    _refuse_several(ways, "leave one out: --part searches for a bone, --far for a patient")
+    ranges = {"--search": start.search, "--far": start.far}
+    _refuse_several(ranges, "leave one out: --far searches around a start that is given")
     given = {
         "--pose": pose.pose is not None,
         "angles": has_angles(pose),
@@ -80,9 +80,7 @@ def _refuse_several(given: dict[str, bool], fix: str) -> None:
 
     names = [name for name, is_given in given.items() if is_given]
     if len(names) > 1:
-        raise InputError(
-            " and ".join(names), "several ways to begin", "one", "leave the others out"
-        )
+        raise InputError(" and ".join(names), "given together", "one of them", fix)
 
 
 def start_of(

@@ -202,14 +202,8 @@ def varied(
         count: How many are wanted, no more than there are; static.
         apart: Poses that are nearer to each other than this are alike; static.
     """
-    away = _distance(volume, apart)
-
-    def body(left, _):
-        best = jnp.argmax(left)
-        alike = _near(away, _at(poses, best), poses)
-        return (left - CROWDED * alike).at[best].set(-jnp.inf), best
-
-    return jax.lax.scan(body, jnp.maximum(score, WORTHLESS), length=count)[1]
+    score = jnp.maximum(score, WORTHLESS)
+    return _chosen(_distance(volume, apart), poses, score, count, CROWDED)
 
 
 def _rules(
@@ -422,13 +416,20 @@ def _distance(volume: Volume, unit: Prior) -> Callable[..., Float[Array, ""]]:
 
 def _distinct(rules: Contest, poses: jaxlie.SE3, score, count: int) -> Int[Array, " count"]:
     """The best of each of the best optima; repeats the first where there are not so many."""
+    return _chosen(rules.away, poses, score, count, jnp.inf)
+
+
+def _chosen(
+    away: Callable, poses: jaxlie.SE3, score, count: int, off: float
+) -> Int[Array, " count"]:
+    """The best pose, again and again; each takes so much off the score of those that it is like."""
 
     def body(left, _):
         best = jnp.argmax(left)
-        return jnp.where(_near(rules.away, _at(poses, best), poses), -jnp.inf, left), best
+        alike = _near(away, _at(poses, best), poses)
+        return jnp.where(alike, left - off, left).at[best].set(-jnp.inf), best
 
-    _, chosen = jax.lax.scan(body, score, length=count)
-    return chosen
+    return jax.lax.scan(body, score, length=count)[1]
 
 
 def _near(away: Callable, pose: jaxlie.SE3, others: jaxlie.SE3) -> Bool[Array, " n"]:

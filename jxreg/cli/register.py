@@ -137,7 +137,7 @@ def _with_starts(
     def started(task: "Task") -> "Task":
         if task.start is None:
             start = begin(volume, task.frame, find, config)
-        elif given.part or given.far:
+        elif given.around:
             start = search(volume, task.frame, _begin(task.start), config=search_of(config))
             what = "search for a part" if given.part else "search"
             task = task._replace(start_source=f"{what} around {task.start_source}")

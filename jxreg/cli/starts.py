@@ -44,6 +44,11 @@ class StartOptions:
     antipodal: bool = False
     """With --net: compare with the view from behind too."""
 
+    @property
+    def around(self) -> bool:
+        """Whether a start that is a pose is searched around."""
+        return self.part or self.far
+
 
 def check_start_options(pose: PoseOptions, start: StartOptions) -> None:
     """Refuses several starts at once.
@@ -171,7 +176,7 @@ def with_search(config: "RegisterConfig", start: StartOptions) -> "RegisterConfi
     """The configuration with the search that the options ask for."""
     from jxreg.global_search import AROUND, PART
 
-    if not (start.part or start.far):
+    if not start.around:
         return config
     return replace(config, search=PART if start.part else AROUND)
 

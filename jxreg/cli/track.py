@@ -54,9 +54,9 @@ def run_track(
     """Follow the patient through a fluoroscopy run: find the pose of the C-arm in every frame.
 
     The first frame begins as in `jxreg register` (not --far or --part), every other one where the
-    last good one ended. A
-    frame that does not pass its checks is lost, and OUT says so. If the first frame began with a
-    network (--net) or a search, a lost one is shown to that again, and the run goes on from there.
+    last good one ended. A frame that does not pass its checks is lost, and OUT says so. If the
+    first frame began with a network (--net) or a search, a lost one is shown to that again, and the
+    run goes on from there.
     Exit code 4: no frame passed its checks; 5: some did not.
 
     Args:
@@ -104,7 +104,7 @@ def run_track(
 def _refuse_around(start: StartOptions) -> None:
     from jxreg.errors import InputError
 
-    if not (start.part or start.far):
+    if not start.around:
         return
     option = "--part" if start.part else "--far"
     fix = f"find it in the first frame by `jxreg register {option}`, and give its --pose"
